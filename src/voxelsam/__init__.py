@@ -1,0 +1,63 @@
+"""voxelsam adapts SAM-family foundation models to medical volumes.
+
+The whole main job in Python::
+
+    import voxelsam
+
+    voxelsam.load("runs/liver/best")(voxelsam.read("ct.nii.gz")).save("liver.nii.gz")
+
+Names are imported on first use, so that ``import voxelsam`` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from voxelsam.evaluate.run import evaluate
+    from voxelsam.formats import read, read_labels
+    from voxelsam.infer.predictor import Prediction, Predictor, load
+    from voxelsam.model import Segmenter
+    from voxelsam.train.run import train
+    from voxelsam.volumes.labels import Labels
+    from voxelsam.volumes.volume import LabelMap, Volume
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "LabelMap": "voxelsam.volumes.volume",
+    "Labels": "voxelsam.volumes.labels",
+    "Prediction": "voxelsam.infer.predictor",
+    "Predictor": "voxelsam.infer.predictor",
+    "Segmenter": "voxelsam.model",
+    "Volume": "voxelsam.volumes.volume",
+    "evaluate": "voxelsam.evaluate.run",
+    "load": "voxelsam.infer.predictor",
+    "read": "voxelsam.formats",
+    "read_labels": "voxelsam.formats",
+    "train": "voxelsam.train.run",
+}
+
+__all__ = [
+    "LabelMap",
+    "Labels",
+    "Prediction",
+    "Predictor",
+    "Segmenter",
+    "Volume",
+    "__version__",
+    "evaluate",
+    "load",
+    "read",
+    "read_labels",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'voxelsam' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,211 @@
+"""Everything prediction needs, in one small folder.
+
+``bundle.json`` holds the label table, the plan, the intensity rule, the method and which backbone it belongs to
+(name and SHA-256); ``adaptation.safetensors`` holds the trained tensors and nothing else; ``card.md`` says it for
+people. There is no pickle. The backbone's weights are not inside: a bundle names them and refuses any other.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from voxelsam import __version__, adapt, backbones, config
+from voxelsam.errors import ConfigError, LabelError, WeightsError
+from voxelsam.model import Segmenter
+from voxelsam.stacks.intensity import Intensity
+from voxelsam.stacks.plan import StackPlan
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.volume import Kind
+
+FORMAT = 1
+"""Version of the bundle format; older ones stay readable, newer ones are refused."""
+
+DESCRIPTION, WEIGHTS, CARD = "bundle.json", "adaptation.safetensors", "card.md"
+
+
+@dataclass(frozen=True)
+class BackboneIdentity:
+    """Which frozen weights a bundle was trained on."""
+
+    __pydantic_config__ = config.STRICT
+
+    name: str
+    """Variant, e.g. ``sam-vit-b``."""
+    sha256: str
+    """Of the checkpoint file; of the tensors for a backbone that is made from a seed."""
+    weights: str | None = None
+    """Where the checkpoint lay when the bundle was trained; None for a backbone that is made from a seed."""
+    report: dict[str, Any] = field(default_factory=dict)
+    """What loading it did: loaded, resized, initialised and ignored tensors."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """The contents of ``bundle.json``."""
+
+    __pydantic_config__ = config.STRICT
+
+    format: int
+    voxelsam: str
+    labels: dict[str, Any]
+    channels: tuple[str, ...]
+    kind: Kind
+    stack: StackPlan
+    intensity: Intensity
+    adapt: dict[str, Any]
+    """``name`` of the method and the fields of its configuration."""
+    backbone: BackboneIdentity
+    weights_sha256: str = ""
+    training: dict[str, Any] = field(default_factory=dict)
+    """How it was trained, for people and for the record: epochs, validation Dice, versions."""
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A trained model, as data: what it is, and the tensors that were trained."""
+
+    description: Description
+    tensors: dict[str, Tensor]
+
+    @property
+    def labels(self) -> Labels:
+        """Names and values of the structures that it segments."""
+        return Labels.from_json(self.description.labels)
+
+    def save(self, folder: Path) -> None:
+        """Writes the bundle beside its place and then moves it there; a bundle that was there is replaced.
+
+        Until the new folder is whole the old one stays as it is.
+        """
+        beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        beside.mkdir(parents=True)
+        try:
+            save_file({name: tensor.contiguous() for name, tensor in self.tensors.items()}, beside / WEIGHTS)
+            record = config.plain(self.description) | {"weights_sha256": _sha256(beside / WEIGHTS)}
+            (beside / DESCRIPTION).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
+            (beside / CARD).write_text(card(self.description), "utf-8")
+            _put(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+    def segmenter(self, weights: Path | None = None) -> Segmenter:
+        """The network, with its backbone's weights found and checked.
+
+        Args:
+            weights: the backbone's checkpoint, where it no longer lies where it lay in training.
+
+        Raises:
+            WeightsError: the checkpoint is missing, is not the one of the training, or the tensors do not fit.
+        """
+        known = self.description.backbone
+        backbone, report = backbones.obtain(known.name, _checkpoint(known, weights), self.description.stack.size)
+        if report.sha256 != known.sha256:
+            raise WeightsError(
+                f"this bundle was trained on {known.name} weights with SHA-256 {known.sha256[:16]}…, but "
+                f"{report.path or known.name} has {report.sha256[:16]}…: another checkpoint gives meaningless masks. "
+                "Give the original file with --weights",
+                code="WEI-01",
+            )
+        options = dict(self.description.adapt)
+        adaptation = adapt.build(options.pop("name"), options, backbone, self.labels.count)
+        _fill(adaptation, self.tensors)
+        return Segmenter(backbone, adaptation).eval()
+
+
+def load(folder: Path) -> Bundle:
+    """Reads a bundle.
+
+    Raises:
+        WeightsError: the folder is not a bundle, is damaged, or was written by a newer version.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        hint = f"; did you mean {folder / 'best'}?" if (folder / "best" / DESCRIPTION).is_file() else ""
+        raise WeightsError(f"{folder} is not a bundle: it holds no {DESCRIPTION}{hint}")
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if record.get("format", 0) > FORMAT:
+            raise WeightsError(f"{path} has format {record['format']}, this version reads up to {FORMAT}: update voxelsam")
+        description = config.parse(Description, record, where=str(path))
+        Labels.from_json(description.labels)
+        tensors = load_file(folder / WEIGHTS)
+    except (ConfigError, LabelError, AttributeError, json.JSONDecodeError) as error:
+        raise WeightsError(f"{path} is damaged: {error}") from None
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{folder / WEIGHTS} cannot be read: {error}") from None
+    if description.weights_sha256 != _sha256(folder / WEIGHTS):
+        raise WeightsError(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes: its SHA-256 differs")
+    return Bundle(description, tensors)
+
+
+def card(description: Description) -> str:
+    """The bundle for people, as Markdown."""
+    backbone, method = description.backbone, description.adapt["name"]
+    structures = ", ".join(name for name in Labels.from_json(description.labels).names)
+    random = "" if backbone.weights else (
+        "\n**The backbone is random** (made from a seed, not pretrained): this bundle shows that the pipeline works; "
+        "for real use train on a SAM checkpoint.\n"
+    )
+    return (
+        f"# {method} on {backbone.name}\n{random}\n"
+        f"Segments: {structures}. Input: {', '.join(description.channels)} ({description.kind}).\n\n"
+        f"- backbone: `{backbone.name}`, SHA-256 `{backbone.sha256}`; its own licence applies to it\n"
+        f"- stacks of {description.stack.depth} {description.stack.plane} slices, "
+        f"{description.stack.size[0]} × {description.stack.size[1]} pixels\n"
+        f"- written by voxelsam {description.voxelsam}\n"
+        + "".join(f"- {key.replace('_', ' ')}: {value}\n" for key, value in description.training.items())
+        + "\nResearch use: not a medical device.\n"
+    )
+
+
+def describe(segmenter: Segmenter, **fields: Any) -> Bundle:
+    """A bundle of a network as it is now; the keyword arguments are the other fields of its description."""
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in segmenter.adaptation.state_dict().items()}
+    return Bundle(Description(format=FORMAT, voxelsam=__version__, **fields), tensors)
+
+
+def _checkpoint(known: BackboneIdentity, weights: Path | None) -> Path | None:
+    if known.weights is None:
+        return None
+    path = weights or Path(known.weights)
+    if not path.exists():
+        raise WeightsError(
+            f"the {known.name} checkpoint of this bundle is not at {path}: give its place with --weights "
+            f"(SHA-256 {known.sha256[:16]}…)"
+        )
+    return path
+
+
+def _fill(adaptation: adapt.Adaptation, tensors: dict[str, Tensor]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in adaptation.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    wrong = [
+        f"  {name}: expected {expected.get(name, 'nothing')}, found {found.get(name, 'nothing')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+    if wrong:
+        raise WeightsError(f"the bundle's tensors do not fit its description ({len(wrong)}):\n" + "\n".join(wrong[:10]))
+    adaptation.load_state_dict(tensors)
+
+
+def _put(new: Path, place: Path) -> None:
+    old = new.with_name(new.name + ".old")
+    if place.exists():
+        os.replace(place, old)
+    os.replace(new, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

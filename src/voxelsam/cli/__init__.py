@@ -1,0 +1,1 @@
+"""The command ``voxelsam``: parse, call, print."""

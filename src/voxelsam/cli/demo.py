@@ -1,0 +1,28 @@
+"""``voxelsam demo``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxelsam.cli import screen
+
+
+def demo(
+    data: Annotated[Path | None, typer.Argument(help="Your data set; without it phantom CT scans are made.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for all of it; must be new or empty.")] = Path(
+        "demo"
+    ),
+    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting of the recipe; repeatable.")] = None,
+) -> None:
+    """The whole main job on a small data set: train, predict, evaluate, report."""
+    from voxelsam import demo as tour
+    from voxelsam.train import run
+
+    with screen.bars() as bar:
+        job = tour.prepare(data, output, settings or [], bar)
+    screen.job(job)
+    run.fit(job, bar=screen.err.is_terminal)
+    with screen.bars() as bar:
+        for line in tour.finish(job, output, bar):
+            screen.out.print(line, markup=False)

@@ -1,0 +1,125 @@
+"""Cases prepared once and cut many times.
+
+A prepared case lies in a folder of its own: ``image.npy`` with axes (k, channels, j, i) and ``label.npy`` with axes
+(k, j, i), both in the canonical grid and with the slice axis first, so that a stack is one contiguous read of a
+memory-mapped file. Values stay what they were in the source; intensities are scaled when a stack is cut.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped, UInt8
+
+from voxelsam import config
+from voxelsam.errors import InputError
+from voxelsam.formats import read_channels, read_labels
+from voxelsam.layouts import Case
+from voxelsam.stacks.intensity import Intensity, Scale
+from voxelsam.stacks.plan import StackPlan
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.pair import check_pair
+
+IMAGE, LABEL, RECORD = "image.npy", "label.npy", "record.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One labelled case in the canonical grid, memory-mapped."""
+
+    id: str
+    image: Shaped[np.ndarray, "channels i j k"]
+    label: UInt8[np.ndarray, "i j k"]
+    """Class indices; 255 is ignored."""
+    scale: Scale
+    spacing: tuple[float, float, float]
+    """Millimetres along i, j and k."""
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return self.label.shape[2]
+
+
+class Store:
+    """Prepared cases of one data set under one plan.
+
+    Args:
+        folder: where prepared cases are kept; one that was prepared from the same files in the same way is used again.
+        labels: the label table of the data set.
+        plan: which plane becomes the slice, and whether volumes are resampled.
+        intensity: how volumes are scaled.
+    """
+
+    def __init__(self, folder: Path, labels: Labels, plan: StackPlan, intensity: Intensity) -> None:
+        self.folder = folder
+        self.labels = labels
+        self.plan = plan
+        self.intensity = intensity
+
+    def open(self, case: Case) -> Prepared:
+        """The prepared case; it is prepared first if it is not there yet.
+
+        Raises:
+            InputError: the case cannot be used; the message names the file and what is wrong with it.
+        """
+        place = self.folder / f"{case.id}-{self._key(case)}"
+        if not place.is_dir():
+            self._prepare(case, place)
+        image = np.load(place / IMAGE, mmap_mode="r")
+        label = np.load(place / LABEL, mmap_mode="r")
+        record = json.loads((place / RECORD).read_text("utf-8"))
+        return Prepared(
+            id=case.id,
+            image=image.transpose(1, 3, 2, 0),
+            label=label.transpose(2, 1, 0),
+            scale=config.parse(Scale, record["scale"]),
+            spacing=tuple(record["spacing"]),
+        )
+
+    def _prepare(self, case: Case, place: Path) -> None:
+        if case.label is None:
+            raise InputError(f"case {case.id} has no label", code="SET-01")
+        volume = read_channels(case.images)
+        label_map = read_labels(case.label, self.labels)
+        check_pair(volume, label_map)
+        placement = self.plan.placement(volume.grid)
+        image = placement.bring(volume.data)
+        label = placement.bring_labels(self.labels.to_classes(label_map.data))
+        scale = self.intensity.measure(image)
+        with _beside(place) as folder:
+            np.save(folder / IMAGE, np.ascontiguousarray(image.transpose(3, 0, 2, 1)))
+            np.save(folder / LABEL, np.ascontiguousarray(label.transpose(2, 1, 0)).astype(np.uint8))
+            record = {"scale": config.plain(scale), "spacing": list(placement.target.spacing)}
+            (folder / RECORD).write_text(json.dumps(record), "utf-8")
+
+    def _key(self, case: Case) -> str:
+        files = [*case.images, case.label] if case.label else list(case.images)
+        facts = [
+            [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
+            [self.plan.plane, self.plan.spacing],
+            config.plain(self.intensity),
+            self.labels.to_json(),
+        ]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``place`` once everything in it is written."""
+    folder = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        if place.is_dir():
+            return
+        os.replace(folder, place)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,147 @@
+"""What a data set looks like, and the plan that follows from it.
+
+A fingerprint is measured once on the training cases. ``suggest`` turns it into the parts of a recipe that depend on
+the data, each with its reason; whatever the user states goes before it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from voxelsam.errors import InputError
+from voxelsam.formats import read_channels, read_labels
+from voxelsam.layouts import Case, Dataset
+from voxelsam.nn.backbone import Variant
+from voxelsam.space.orientation import Plane, plane_of
+from voxelsam.space.placement import canonical
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.pair import check_pair
+
+LONGEST_SIDE = 512
+"""Most pixels on the longer side of the model's input (MA-SAM's image size); smaller backbones take their own."""
+
+
+@dataclass(frozen=True)
+class CaseFacts:
+    """Measured on one case, in the plane its own spacing asks for."""
+
+    id: str
+    plane: Plane
+    sizes: dict[str, tuple[int, int, int]]
+    """Per plane: columns, rows and slices of the canonical volume."""
+    spacings: dict[str, tuple[float, float, float]]
+    """Per plane: millimetres between columns, rows and slices."""
+    intensity: tuple[tuple[float, float, float], ...]
+    """Per channel: 0.5 %, 50 % and 99.5 % quantile of the labelled foreground (of all voxels without foreground)."""
+    voxels: dict[str, int]
+    """Per structure: labelled voxels."""
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Measured on the training cases of a data set."""
+
+    cases: tuple[CaseFacts, ...]
+
+    @property
+    def plane(self) -> Plane:
+        """The plane that most cases ask for."""
+        return Counter(case.plane for case in self.cases).most_common(1)[0][0]
+
+    def absent(self, labels: Labels) -> tuple[str, ...]:
+        """Structures of the table that no case shows."""
+        return tuple(name for name in labels.names if not any(case.voxels.get(name) for case in self.cases))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def measure(
+    cases: Sequence[Case], labels: Labels, progress: Callable[[int, int], None] | None = None
+) -> Fingerprint:
+    """Reads every case once, checks it, and measures it.
+
+    Args:
+        cases: labelled cases.
+        labels: the label table.
+        progress: called with (done, total).
+
+    Raises:
+        InputError: one or more cases cannot be used; every one is listed.
+    """
+    facts, problems = [], []
+    for number, case in enumerate(cases):
+        try:
+            facts.append(_facts(case, labels))
+        except InputError as error:
+            problems.append(f"  {case.id}: {error}")
+        if progress:
+            progress(number + 1, len(cases))
+    if problems:
+        raise InputError(f"{len(problems)} of {len(cases)} cases cannot be used:\n" + "\n".join(problems))
+    return Fingerprint(tuple(facts))
+
+
+def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tuple[dict[str, Any], list[str]]:
+    """The parts of a recipe that follow from the data, and a reason for each.
+
+    Args:
+        dataset: for its modality.
+        fingerprint: of the training cases.
+        variant: the backbone that will be used.
+    """
+    plane = fingerprint.plane
+    size = _size(fingerprint, plane, variant)
+    spacing = np.median([case.spacings[plane] for case in fingerprint.cases], axis=0)
+    slices = [case.sizes[plane][2] for case in fingerprint.cases]
+    reasons = [
+        f"plane {plane}: slices {spacing[2]:.3g} mm apart, pixels {spacing[0]:.3g} × {spacing[1]:.3g} mm (median)",
+        f"size {size[0]} × {size[1]}: the shape of the median slice, longer side {max(size)} for {variant.name}",
+        f"depth 5: as in MA-SAM; cases have {min(slices)} to {max(slices)} slices",
+    ]
+    if dataset.kind == "CT":
+        low = float(np.median([case.intensity[0][0] for case in fingerprint.cases]))
+        high = float(np.median([case.intensity[0][2] for case in fingerprint.cases]))
+        margin = 0.25 * (high - low)
+        low, high = float(np.floor(low - margin)), float(np.ceil(high + margin))
+        intensity: dict[str, Any] = {"kind": "window", "low": low, "high": high}
+        reasons.append(f"intensity {low:g}..{high:g} HU: the labelled structures' 0.5..99.5 % range and a quarter more")
+    else:
+        intensity = {"kind": "percentile", "low": 0.5, "high": 99.5}
+        reasons.append("intensity: each volume's own 0.5..99.5 % range, for values without a fixed unit")
+    return {"stack": {"plane": plane, "size": list(size), "depth": 5}, "intensity": intensity}, reasons
+
+
+def _size(fingerprint: Fingerprint, plane: Plane, variant: Variant) -> tuple[int, int]:
+    columns, rows = np.median([case.sizes[plane][:2] for case in fingerprint.cases], axis=0)
+    longest = min(max(variant.image_size), LONGEST_SIDE)
+    step = 2 * variant.patch
+    height, width = (
+        max(step, int(np.ceil(side / max(columns, rows) * longest / step)) * step) for side in (rows, columns)
+    )
+    return height, width
+
+
+def _facts(case: Case, labels: Labels) -> CaseFacts:
+    if case.label is None:
+        raise InputError("it has no label", code="SET-01")
+    volume = read_channels(case.images)
+    label_map = read_labels(case.label, labels)
+    check_pair(volume, label_map)
+    classes = labels.to_classes(label_map.data)
+    inside = (classes > 0) & (classes < 255)
+    values = [channel[inside] if inside.any() else channel.ravel() for channel in volume.data]
+    placements = {plane: canonical(volume.grid, plane) for plane in ("axial", "coronal", "sagittal")}
+    counts = np.bincount(classes[inside], minlength=labels.count)
+    return CaseFacts(
+        id=case.id,
+        plane=plane_of(volume.grid),
+        sizes={plane: placement.target.shape for plane, placement in placements.items()},
+        spacings={plane: placement.target.spacing for plane, placement in placements.items()},
+        intensity=tuple(tuple(float(q) for q in np.quantile(one, (0.005, 0.5, 0.995))) for one in values),
+        voxels={name: int(counts[index + 1]) for index, name in enumerate(labels.names)},
+    )

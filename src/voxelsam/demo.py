@@ -1,0 +1,144 @@
+"""The whole main job on a small data set: train, predict, evaluate, report.
+
+Without a data set of the user it makes phantoms. The backbone is the embedded tiny one with random weights, unless
+the settings name a checkpoint.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from voxelsam import bundle, config
+from voxelsam.data import phantom
+from voxelsam.errors import OutputError
+from voxelsam.evaluate.overlay import Overlay, overlay
+from voxelsam.evaluate.report import write_html
+from voxelsam.evaluate.run import evaluate
+from voxelsam.evaluate.scores import CaseScore, Report
+from voxelsam.formats import read_channels, read_labels
+from voxelsam.infer import cohort
+from voxelsam.infer.predictor import Predictor
+from voxelsam.layouts import Case
+from voxelsam.train import history, run
+from voxelsam.train.job import Job, start
+
+SETTINGS: dict[str, Any] = {"train": {"epochs": 12, "stacks_per_epoch": 160, "warmup": 50}}
+"""Small enough for two CPU cores and a few minutes."""
+
+SHOWN = 3
+"""Cases with a picture in the report: the worst, the best, and what lies between."""
+
+Bar = Callable[[str], Callable[[int, int], None]]
+
+
+def prepare(data: Path | None, folder: Path, settings: Sequence[str], bar: Bar) -> Job:
+    """The data set, made or checked, and a training run that is ready to start.
+
+    Args:
+        data: the user's data set; None makes phantoms.
+        folder: where everything goes.
+        settings: of the recipe, ``section.key=value``; they go before the demo's own.
+        bar: gives a progress callback of that name.
+
+    Raises:
+        OutputError: the folder is not empty.
+        VoxelSamError: the data cannot be used, or a setting is wrong.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise OutputError(f"{folder} is not empty: remove it, or give another folder")
+    root = data or phantom.make(folder / "data")
+    job = start(root, folder / "run", config.override(SETTINGS, settings), bar("reading cases"))
+    run.prepare(job, bar("preparing cases"))
+    return job
+
+
+def finish(job: Job, folder: Path, bar: Bar) -> Iterator[str]:
+    """After the training: masks of unseen volumes, their scores, the report; says after each step what came of it.
+
+    Args:
+        job: whose training is over.
+        folder: where everything goes.
+        bar: gives a progress callback of that name.
+    """
+    tested = tuple(case for case in job.dataset.test if case.label)
+    unseen = tested or job.validation
+    predict(job.folder / "best", unseen, folder / "masks", bar)
+    yield f"segmented {len(unseen)} {'unseen' if tested else 'validation'} volumes: {folder / 'masks'}"
+    references = {case.id: case.label for case in unseen if case.label}
+    report = evaluate(folder / "masks", references, labels=job.labels, out=folder / "summary.json")
+    yield from (f"  Dice {row.name}: {row.dice:.3f}" for row in report.classes)
+    yield f"  mean Dice: {report.mean_dice:.3f}"
+    notes = advice(random=job.recipe.backbone.weights is None, phantoms=job.folder.parent in job.dataset.root.parents)
+    if not tested:
+        notes.insert(0, "Scored on the validation cases, which also chose the best epoch: a little too good.")
+    write_html(
+        folder / "report.html",
+        title=f"{job.dataset.name}: {job.recipe.adapt['name']} on {job.report.variant}",
+        report=report,
+        curve=[curve_row(row) for row in history.read(job.folder / run.METRICS)],
+        overlays=[picture(report, score, unseen) for score in shown(report)],
+        facts=facts(job),
+        notes=notes,
+    )
+    yield f"report: {folder / 'report.html'}"
+    yield from notes
+
+
+def predict(trained: Path, cases: Sequence[Case], folder: Path, bar: Bar) -> None:
+    """A mask for each case, named after it.
+
+    Raises:
+        OutputError: a case could not be segmented.
+    """
+    todo = [cohort.Task(case.id, case.images, folder / f"{case.id}.nii.gz") for case in cases]
+    for outcome in cohort.run(Predictor(bundle.load(trained)), todo, progress=lambda task: bar(task.id)):
+        if outcome.status == "failed":
+            raise OutputError(f"{outcome.id}: {outcome.reason}")
+
+
+def advice(*, random: bool, phantoms: bool) -> list[str]:
+    """What the result is worth, and what to do next."""
+    lines = []
+    if random:
+        lines += [
+            "The backbone is tiny and random, not pretrained: this shows that the pipeline works, not what SAM can do.",
+            "With a SAM checkpoint: voxelsam train DATA -o run --set backbone.weights=sam_vit_b_01ec64.pth",
+        ]
+    if phantoms:
+        lines.append("The scans are made up. With your own: make demo DATA=FOLDER, or voxelsam train FOLDER -o run")
+    return lines
+
+
+def facts(job: Job) -> dict[str, str]:
+    """What the report says about the run."""
+    recipe = job.recipe
+    counts = job.segmenter.adaptation.counts()
+    return {
+        "cases": f"{len(job.train)} for training, {len(job.validation)} for validation",
+        "method": f"{recipe.adapt['name']}, {sum(counts.values()):,} trained numbers ({', '.join(counts)})",
+        "backbone": " · ".join(job.report.lines()),
+        "stacks": f"{recipe.stack.depth} {recipe.stack.plane} slices of {recipe.stack.size[0]} × {recipe.stack.size[1]}",
+        "training": f"{recipe.train.epochs} epochs, batch {recipe.train.batch} × {recipe.train.accumulate}",
+    } | {f"choice {number}": reason for number, reason in enumerate(job.reasons, 1)}
+
+
+def curve_row(row: dict[str, float]) -> dict[str, float | None]:
+    """A row of the run's history under the report's names."""
+    scores: dict[str, float | None] = {f"val_{key}": value for key, value in row.items() if key.startswith("dice/")}
+    return {"epoch": row["epoch"], "train_loss": row["loss"]} | scores
+
+
+def shown(report: Report) -> list[CaseScore]:
+    """Cases from the worst to the best, evenly spread."""
+    ordered = report.worst_first()
+    last = len(ordered) - 1
+    places = sorted({round(last * step / (SHOWN - 1)) for step in range(SHOWN)}) if ordered else []
+    return [ordered[place] for place in places]
+
+
+def picture(report: Report, score: CaseScore, cases: Sequence[Case]) -> Overlay:
+    """The scan of a case with its mask and its reference."""
+    case = next(case for case in cases if case.id == score.case)
+    reference, prediction = (read_labels(path, report.labels) for path in (score.reference, score.prediction))
+    png = overlay(read_channels(case.images), reference, prediction)
+    return Overlay(score.case, png, f"mean Dice {report.case_dice(score):.3f}; filled: prediction, lines: reference")

@@ -1,0 +1,208 @@
+"""Predictions against references: pairs of files, places first, then scores.
+
+Pairs are made by case id, the name of a file without its suffix. A pair whose grids differ is never scored: it is
+listed as a failure with its reason, and so is a pair with a file that cannot be read.
+"""
+
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from voxelsam.errors import InputError, InputWarning, LabelError
+from voxelsam.evaluate.metrics import count_classes, empty_rule
+from voxelsam.evaluate.scores import CaseScore, Failure, Report
+from voxelsam.formats import read_labels
+from voxelsam.layouts import open_dataset
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.pair import check_grids
+from voxelsam.volumes.volume import LabelMap
+
+SUFFIXES = (".nii.gz", ".nii")
+DESCRIPTION = "dataset.json"
+
+Progress = Callable[[int, int, str], None]
+"""Called with the number of cases done, of all cases, and the id of the next one."""
+
+
+def evaluate(
+    predictions: Path,
+    references: Path | Mapping[str, Path],
+    *,
+    labels: Labels | None = None,
+    empty: str = "nan",
+    out: Path | None = None,
+    allow_missing: bool = False,
+    progress: Progress | None = None,
+) -> Report:
+    """Scores every prediction that has a reference.
+
+    Args:
+        predictions: a folder of label files, or one file.
+        references: a folder of label files, a data set's folder (its training or test cases, whichever the
+            predictions belong to), one file if ``predictions`` is one, or label files by case id.
+        labels: the label table; by default the one in the references' data set, else made from the values found.
+        empty: rule for classes that are in neither mask, see ``metrics``.
+        out: where to write ``summary.json`` and ``summary.csv``; a folder or the JSON's name.
+        allow_missing: list references without a prediction as failures instead of stopping.
+        progress: told about each case before it is read.
+
+    Raises:
+        InputError: a folder is missing, nothing can be compared, or predictions are missing.
+        ConfigError: there is no such rule.
+        OutputError: the summary cannot be written.
+    """
+    rule = empty_rule(empty)
+    given, wanted, described = _files(predictions, references)
+    paired = [case for case in wanted if case in given]
+    missing = [case for case in wanted if case not in given]
+    if not paired:
+        raise InputError(
+            f"nothing to compare: none of the {len(given)} predictions in {predictions} ({_some(list(given))}) has a "
+            f"reference of the same name ({len(wanted)} references: {_some(list(wanted))})",
+            code="SET-02",
+        )
+    if missing and not allow_missing:
+        raise InputError(
+            f"{len(missing)} of {len(wanted)} references have no prediction in {predictions}: {_some(missing)}; "
+            "predict them, or allow missing predictions to list them as failures",
+            code="SET-02",
+        )
+    extra = tuple(case for case in given if case not in wanted)
+    if extra:
+        warnings.warn(f"predictions without a reference were left out: {_some(extra)}", InputWarning, stacklevel=2)
+    pairs = {case: (given[case], wanted[case]) for case in paired}
+    table = labels or described or _found(pairs)
+    scores, failures = _score_all(pairs, table, progress)
+    failures += [Failure(case, "there is no prediction", "SET-02") for case in missing]
+    report = Report(table, rule, tuple(scores), tuple(failures), extra)
+    if out is not None:
+        report.write(out)
+    return report
+
+
+def score(case: str, prediction: Path, reference: Path, labels: Labels) -> CaseScore:
+    """One pair of files.
+
+    Raises:
+        GeometryError: the grids differ.
+        InputError: a file cannot be read, or its values do not fit the table.
+    """
+    truth = read_labels(reference, labels)
+    guess = read_labels(prediction, labels)
+    check_grids(truth.grid, guess.grid, str(reference), str(prediction))
+    counted = _counted(guess, truth, prediction)
+    counts = count_classes(labels.to_classes(guess.data), labels.to_classes(truth.data), labels.count, counted)
+    return CaseScore(
+        case=case,
+        prediction=prediction,
+        reference=reference,
+        spacing=truth.grid.spacing,
+        displacement=truth.grid.displacement(guess.grid),
+        counts={value: counts[index] for index, value in enumerate(labels.values.values()) if value != 0},
+    )
+
+
+def _score_all(
+    pairs: Mapping[str, tuple[Path, Path]], labels: Labels, progress: Progress | None
+) -> tuple[list[CaseScore], list[Failure]]:
+    scores, failures = [], []
+    for number, (case, (prediction, reference)) in enumerate(pairs.items()):
+        if progress is not None:
+            progress(number, len(pairs), case)
+        try:
+            scores.append(score(case, prediction, reference, labels))
+        except InputError as error:
+            failures.append(Failure(case, str(error), error.code))
+    return scores, failures
+
+
+def _counted(guess: LabelMap, truth: LabelMap, prediction: Path) -> Bool[np.ndarray, "i j k"] | None:
+    """Voxels that somebody labelled; None if there is no ignore value."""
+    if truth.labels.ignore is None:
+        return None
+    counted: Bool[np.ndarray, "i j k"] = truth.data != truth.labels.ignore
+    unsaid = int(np.count_nonzero(guess.data[counted] == truth.labels.ignore))
+    if unsaid:
+        raise LabelError(
+            f"{prediction}: {unsaid} voxels hold the ignore value {truth.labels.ignore}; a prediction names a class "
+            "for every voxel",
+            code="LAB-02",
+        )
+    return counted
+
+
+def _files(
+    predictions: Path, references: Path | Mapping[str, Path]
+) -> tuple[dict[str, Path], dict[str, Path], Labels | None]:
+    """Predictions and references by case id, and the table that describes the references."""
+    if isinstance(references, Mapping):
+        return _folder(predictions, "predictions"), dict(references), None
+    if predictions.is_file() and references.is_file():
+        case = _case_id(references) or references.name
+        return {case: predictions}, {case: references}, _described(references.absolute().parent)
+    given = _folder(predictions, "predictions")
+    if not references.is_dir():
+        raise InputError(f"the references should be a folder, but {references} is none", code="SET-03")
+    if _label_files(references):
+        return given, _folder(references, "references"), _described(references)
+    dataset = open_dataset(references)
+    parts = [{case.id: case.label for case in part if case.label} for part in (dataset.train, dataset.test)]
+    wanted = {case: label for part in parts if part.keys() & given.keys() for case, label in part.items()}
+    return given, wanted, dataset.labels
+
+
+def _folder(folder: Path, what: str) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise InputError(f"the {what} should be a folder of label files, but {folder} is none", code="SET-03")
+    files = _label_files(folder)
+    if not files:
+        raise InputError(f"the folder of {what} {folder} holds no {' or '.join(SUFFIXES)} file", code="SET-03")
+    found: dict[str, Path] = {}
+    for path in files:
+        case = _case_id(path)
+        if case in found:
+            raise InputError(f"case {case} is there twice: {found[case]} and {path}; keep one", code="SET-02")
+        found[case] = path
+    return found
+
+
+def _label_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*") if path.is_file() and _case_id(path) and path.name[0] != ".")
+
+
+def _case_id(path: Path) -> str:
+    """The file's name without its suffix; empty if it is no label file."""
+    for suffix in SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name.removesuffix(suffix)
+    return ""
+
+
+def _described(folder: Path) -> Labels | None:
+    """The label table in a data set's description, in the folder or the one above."""
+    for path in (folder / DESCRIPTION, folder.absolute().parent / DESCRIPTION):
+        if path.is_file():
+            try:
+                return Labels.from_json(json.loads(path.read_text(encoding="utf-8"))["labels"])
+            except (ValueError, KeyError, TypeError):
+                raise InputError(f"{path} describes a data set, but has no readable table 'labels'") from None
+    return None
+
+
+def _found(pairs: Mapping[str, tuple[Path, Path]]) -> Labels:
+    """A table of all values in readable files; a file that cannot be read fails later, with its case."""
+    values: set[int] = set()
+    for path in (path for pair in pairs.values() for path in pair):
+        try:
+            values.update(read_labels(path).labels.values.values())
+        except InputError:
+            continue
+    return Labels.of_values(values)
+
+
+def _some(cases: list[str] | tuple[str, ...]) -> str:
+    return ", ".join(cases[:5]) + (f" and {len(cases) - 5} more" if len(cases) > 5 else "")

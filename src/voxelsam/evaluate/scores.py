@@ -1,0 +1,267 @@
+"""What an evaluation found: scores of cases and classes, and their files.
+
+``summary.json`` has the keys of nnU-Net's (``metric_per_case``, ``mean``, ``foreground_mean``; labels by value, as
+text) and more beside them. It is strict JSON: what is not a number is null. ``summary.csv`` has one row per case and
+class.
+"""
+
+import csv
+import io
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+from voxelsam.errors import OutputError
+from voxelsam.evaluate.metrics import Counts, Empty
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.pair import TOLERANCE_MM
+
+DEFINITIONS = {
+    "Dice": "2 TP / (2 TP + FP + FN), over the voxels of a case",
+    "IoU": "TP / (TP + FP + FN), over the voxels of a case",
+    "mean": "of each class over its cases; undefined scores are left out",
+    "foreground_mean": "of the means of the foreground classes; undefined means are left out",
+}
+RULES: dict[Empty, str] = {
+    "nan": "a class in neither mask has no score and is left out of means",
+    "one": "a class in neither mask scores 1",
+    "zero": "a class in neither mask scores 0",
+}
+
+
+@dataclass(frozen=True)
+class CaseScore:
+    """One prediction against its reference."""
+
+    case: str
+    prediction: Path
+    reference: Path
+    spacing: tuple[float, float, float]
+    """mm along i, j, k of the reference."""
+    displacement: float
+    """Largest distance of the two grids' corners in mm."""
+    counts: Mapping[int, Counts]
+    """Voxels of each foreground class, by label value."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A case that could not be scored."""
+
+    case: str
+    reason: str
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class over all scored cases; NaN where no case has a defined score."""
+
+    value: int
+    name: str
+    dice: float
+    dice_deviation: float
+    """Standard deviation over cases (of the cases at hand, not an estimate for a population)."""
+    dice_lowest: float
+    iou: float
+    cases: int
+    """Cases with a defined score."""
+    both_empty: int
+    """Cases that have the class in neither mask."""
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The result of an evaluation."""
+
+    labels: Labels
+    empty: Empty
+    """Rule for classes that are in neither mask."""
+    cases: tuple[CaseScore, ...]
+    failures: tuple[Failure, ...] = ()
+    extra: tuple[str, ...] = ()
+    """Predictions that have no reference."""
+
+    @cached_property
+    def classes(self) -> tuple[ClassScore, ...]:
+        """Every foreground class in the order of its value."""
+        return tuple(self._class(name, value) for name, value in self.labels.values.items() if value != 0)
+
+    @cached_property
+    def mean_dice(self) -> float:
+        """Mean over classes of the mean over cases; NaN if nothing was scored."""
+        return _mean(row.dice for row in self.classes)
+
+    @cached_property
+    def mean_iou(self) -> float:
+        """As ``mean_dice``, for IoU."""
+        return _mean(row.iou for row in self.classes)
+
+    def case_dice(self, case: CaseScore) -> float:
+        """Mean Dice of a case over its classes with a defined score."""
+        return _mean(counts.dice(self.empty) for counts in case.counts.values())
+
+    def worst_first(self) -> tuple[CaseScore, ...]:
+        """Scored cases from the lowest mean Dice up; undefined ones last."""
+        return tuple(sorted(self.cases, key=lambda case: _rank(self.case_dice(case))))
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """A table to print: one row per class, and the mean over classes."""
+        rows: list[dict[str, str | int | float]] = [asdict(row) for row in self.classes]
+        mean = ClassScore(
+            value=-1,
+            name="mean",
+            dice=self.mean_dice,
+            dice_deviation=float("nan"),
+            dice_lowest=min(
+                (row.dice_lowest for row in self.classes if not math.isnan(row.dice_lowest)), default=math.nan
+            ),
+            iou=self.mean_iou,
+            cases=len(self.cases),
+            both_empty=sum(row.both_empty for row in self.classes),
+        )
+        return [*rows, asdict(mean)]
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of ``summary.json``, NaN included."""
+        return {
+            "metric_per_case": [self._case_json(case) for case in self.cases],
+            "mean": {str(row.value): self._mean_json(row) for row in self.classes},
+            "foreground_mean": self._foreground_json(),
+            "labels": self.labels.to_json(),
+            "definitions": DEFINITIONS,
+            "empty": {"rule": self.empty, "meaning": RULES[self.empty]},
+            "geometry": {
+                "tolerance_mm": TOLERANCE_MM,
+                "largest_displacement_mm": max((case.displacement for case in self.cases), default=0.0),
+            },
+            "counts": {"scored": len(self.cases), "failed": len(self.failures), "without_reference": len(self.extra)},
+            "failures": [asdict(failure) for failure in self.failures],
+            "without_reference": list(self.extra),
+            "voxelsam": version("voxelsam"),
+        }
+
+    def to_csv(self) -> str:
+        """The content of ``summary.csv``; an undefined score is an empty field."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, [*_identity("", "", 0), *_scores(Counts(0, 0, 0, 0), self.empty), "empty_rule"])
+        writer.writeheader()
+        names = {value: name for name, value in self.labels.values.items()}
+        for case in self.cases:
+            for value, counts in case.counts.items():
+                scores = {key: "" if _undefined(score) else score for key, score in _scores(counts, self.empty).items()}
+                writer.writerow(_identity(case.case, names[value], value) | scores | {"empty_rule": self.empty})
+        return text.getvalue()
+
+    def write(self, out: Path) -> Path:
+        """Writes both files and returns the JSON's path.
+
+        Args:
+            out: a folder (made if missing), or the name of the JSON file; the CSV gets the same stem.
+
+        Raises:
+            OutputError: the files cannot be written.
+        """
+        target = out if out.suffix == ".json" else out / "summary.json"
+        write_text(target.with_suffix(".csv"), self.to_csv())
+        write_text(target, json.dumps(nulled(self.to_json()), indent=2, allow_nan=False) + "\n")
+        return target
+
+    def _class(self, name: str, value: int) -> ClassScore:
+        counts = [case.counts[value] for case in self.cases]
+        dices = [dice for item in counts if not math.isnan(dice := item.dice(self.empty))]
+        return ClassScore(
+            value=value,
+            name=name,
+            dice=_mean(dices),
+            dice_deviation=pstdev(dices) if dices else math.nan,
+            dice_lowest=min(dices, default=math.nan),
+            iou=_mean(item.iou(self.empty) for item in counts),
+            cases=len(dices),
+            both_empty=sum(item.both_empty for item in counts),
+        )
+
+    def _case_json(self, case: CaseScore) -> dict[str, Any]:
+        return {
+            "case": case.case,
+            "reference_file": str(case.reference),
+            "prediction_file": str(case.prediction),
+            "spacing": list(case.spacing),
+            "geometry": {"verdict": "same place", "displacement_mm": case.displacement},
+            "metrics": {str(value): _scores(counts, self.empty) for value, counts in case.counts.items()},
+        }
+
+    def _mean_json(self, row: ClassScore) -> dict[str, Any]:
+        scores = [_scores(case.counts[row.value], self.empty) for case in self.cases]
+        means = {key: _mean(score[key] for score in scores) for key in _COLUMNS}
+        return {"name": row.name, **means, "n_cases": row.cases, "n_both_empty": row.both_empty}
+
+    def _foreground_json(self) -> dict[str, float]:
+        means = [self._mean_json(row) for row in self.classes]
+        return {key: _mean(mean[key] for mean in means) for key in _COLUMNS}
+
+
+_COLUMNS = ("Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref")
+
+
+def _scores(counts: Counts, empty: Empty) -> dict[str, float | int | bool]:
+    return {
+        "Dice": counts.dice(empty),
+        "IoU": counts.iou(empty),
+        "TP": counts.tp,
+        "FP": counts.fp,
+        "FN": counts.fn,
+        "TN": counts.tn,
+        "n_pred": counts.predicted,
+        "n_ref": counts.present,
+        "both_empty": counts.both_empty,
+    }
+
+
+def _identity(case: str, name: str, value: int) -> dict[str, str | int]:
+    return {"case": case, "class": name, "label": value}
+
+
+def _mean(values: Iterable[float]) -> float:
+    defined = [value for value in values if not math.isnan(value)]
+    return fmean(defined) if defined else math.nan
+
+
+def _undefined(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _rank(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def nulled(value: Any) -> Any:
+    """The same nested values with None where there is no number."""
+    if isinstance(value, dict):
+        return {key: nulled(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [nulled(item) for item in value]
+    return None if _undefined(value) else value
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a whole file or nothing: beside its place first, then renamed; folders are made.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as work:
+            beside = Path(work) / path.name
+            beside.write_text(text, encoding="utf-8", newline="")
+            beside.replace(path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror}") from None

@@ -1,0 +1,150 @@
+"""Volume in, label map in the source's geometry out: the only door to a trained model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from voxelsam import bundle
+from voxelsam.adapt import Foldable, merged
+from voxelsam.bundle import Bundle
+from voxelsam.device import find
+from voxelsam.errors import InputError
+from voxelsam.formats import write_labels
+from voxelsam.model import Segmenter
+from voxelsam.stacks.cut import cut
+from voxelsam.stacks.frame import scores_to_slice
+from voxelsam.stacks.merge import Merger
+from voxelsam.types import Pixels
+from voxelsam.volumes.volume import LabelMap, Volume
+
+Precision = Literal["fp32", "bf16", "fp16"]
+Progress = Callable[[int, int], None]
+"""Called with (slices done, slices in all)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says about one volume."""
+
+    labels: LabelMap
+    """In exactly the lattice of the volume."""
+    volume: Volume
+
+    def save(self, path: str | Path) -> None:
+        """Writes the label map with the shape and affine of the volume.
+
+        Raises:
+            FormatError: the suffix of ``path`` names no format that holds label maps.
+            OutputError: the file cannot be written; nothing is left behind.
+        """
+        write_labels(path, self.labels, like=self.volume)
+
+
+class Predictor:
+    """A trained model, ready for volumes.
+
+    Args:
+        trained: the bundle.
+        weights: the backbone's checkpoint, where it no longer lies where it lay in training.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        precision: arithmetic of the networks; scores are averaged in fp32.
+        stride: slices between stacks; None takes the plan's. 1 is MA-SAM's overlap of all but one slice; the plan's
+            depth encodes every slice once, which is as many times faster and less accurate.
+        batch: stacks per pass.
+
+    Raises:
+        WeightsError: the backbone's checkpoint is missing or is not the one of the training.
+    """
+
+    def __init__(
+        self,
+        trained: Bundle,
+        *,
+        weights: Path | None = None,
+        device: str = "auto",
+        precision: Precision = "fp32",
+        stride: int | None = None,
+        batch: int = 1,
+    ) -> None:
+        self.bundle = trained
+        self.device = find(device)
+        self.precision: Precision = precision
+        self.batch = batch
+        stack = trained.description.stack
+        self.plan = stack if stride is None else replace(stack, stride=stride)
+        self.segmenter = _folded(trained.segmenter(weights)).to(self.device)
+
+    @torch.inference_mode()
+    def __call__(self, volume: Volume, progress: Progress | None = None) -> Prediction:
+        """Segments a volume.
+
+        Args:
+            volume: with the channels that the model was trained on, in the same order.
+            progress: told after every finished slice.
+
+        Raises:
+            InputError: the volume has another number of channels.
+        """
+        channels = self.bundle.description.channels
+        if volume.channels != len(channels):
+            raise InputError(
+                f"this model takes {len(channels)} channel(s) ({', '.join(channels)}), "
+                f"but {volume.source or 'the volume'} has {volume.channels}",
+                code="VAL-06",
+            )
+        placement = self.plan.placement(volume.grid)
+        data = placement.bring(volume.data)
+        classes = np.empty(data.shape[1:], np.uint8)
+        for number, scores in self._slices(data):
+            classes[:, :, number] = scores.argmax(0).T.to(torch.uint8).numpy(force=True)
+            if progress:
+                progress(number + 1, data.shape[3])
+        values = self.bundle.labels.from_classes(placement.restore(classes))
+        return Prediction(LabelMap(values, volume.grid, self.bundle.labels, volume.source), volume)
+
+    def _slices(self, data: Pixels) -> Iterator[tuple[int, Float[Tensor, "classes height width"]]]:
+        """Averaged probabilities of each canonical slice, in order; memory grows with the stack, not the volume."""
+        scale = self.bundle.description.intensity.measure(data)
+        frame = self.plan.frame((data.shape[2], data.shape[1]))
+        merger = Merger(data.shape[3], self.plan)
+        starts = self.plan.starts(data.shape[3])
+        for begin in range(0, len(starts), self.batch):
+            some = starts[begin : begin + self.batch]
+            stacks = torch.stack([cut(data, self.plan, start, scale) for start in some])
+            for first, scores in zip(some, self._scores(stacks), strict=True):
+                merger.add(first, scores)
+                for number, mean in merger.done():
+                    yield number, scores_to_slice(mean[None], frame)[0]
+
+    def _scores(
+        self, stacks: Float[Tensor, "batch depth 3 height width"]
+    ) -> Float[Tensor, "batch depth classes height width"]:
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        with torch.autocast(self.device.type, dtype=half) if half else nullcontext():
+            logits = self.segmenter(stacks.to(self.device))
+        return logits.float().softmax(2)
+
+
+def load(
+    folder: str | Path, *, weights: Path | None = None, device: str = "auto", precision: Precision = "fp32"
+) -> Predictor:
+    """A trained model from its bundle folder.
+
+    Raises:
+        WeightsError: the folder is not a bundle, or its backbone is missing or another one.
+    """
+    return Predictor(bundle.load(Path(folder)), weights=weights, device=device, precision=precision)
+
+
+def _folded(segmenter: Segmenter) -> Segmenter:
+    """The same function with low-rank increments added into the encoder's weights, where the method has any."""
+    if not isinstance(segmenter.adaptation.encoder, Foldable):
+        return segmenter
+    return Segmenter(segmenter.backbone, merged(segmenter.adaptation, segmenter.backbone)).eval()

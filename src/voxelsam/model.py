@@ -1,0 +1,75 @@
+"""Backbone + adaptation: stacks of slices in, class scores out.
+
+The backbone is frozen, its state dict is the public checkpoint. The adaptation is trained, its state dict is what a
+bundle stores. This is the only place where the two meet.
+"""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from voxelsam.adapt import Adaptation
+from voxelsam.nn.backbone import Backbone
+from voxelsam.nn.decoder import Scores
+from voxelsam.nn.prompt_encoder import PromptBatch
+from voxelsam.nn.seam import Stack
+
+
+class Segmenter(nn.Module):
+    """A SAM backbone as one adaptation method sees it.
+
+    Args:
+        backbone: frozen networks; its image size is the only one that ``forward`` accepts.
+        adaptation: everything that a method trains, built for this backbone.
+    """
+
+    def __init__(self, backbone: Backbone, adaptation: Adaptation) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.adaptation = adaptation
+        mean, std = adaptation.pixel_statistics or (
+            tuple(value / 255 for value in backbone.variant.pixel_mean),
+            tuple(value / 255 for value in backbone.variant.pixel_std),
+        )
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def train(self, mode: bool = True) -> "Segmenter":
+        """Switches the adaptation; the frozen backbone always stays in evaluation mode."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def encode(self, images: Float[Tensor, "batch depth 3 height width"]) -> Float[Tensor, "frames channels h w"]:
+        """Image features of every slice, with the slices of a stack seeing one another.
+
+        Args:
+            images: intensities between 0 and 1.
+        """
+        stack = Stack(depth=images.shape[1])
+        frames = (rearrange(images, "batch depth c h w -> (batch depth) c h w") - self.mean) / self.std
+        encoder = self.adaptation.image_encoder or self.backbone.image_encoder
+        features: Tensor = encoder(frames, stack, self.adaptation.encoder)
+        return features
+
+    def decode(self, features: Float[Tensor, "frames channels h w"], prompts: PromptBatch | None = None) -> Scores:
+        """Scores per frame at the resolution of the model's input: logits "frames classes height width"."""
+        prompt_encoder = self.adaptation.prompt_encoder or self.backbone.prompt_encoder
+        sparse, dense = prompt_encoder(prompts, frames=len(features))
+        scores: Scores = self.adaptation.decoder(features, prompt_encoder.dense_pe(), sparse, dense)
+        return scores
+
+    def forward(
+        self, images: Float[Tensor, "batch depth 3 height width"], prompts: PromptBatch | None = None
+    ) -> Float[Tensor, "batch depth classes height width"]:
+        """Logits of every slice of every stack; channel 0 is the background, soft-max runs over classes.
+
+        Args:
+            images: intensities between 0 and 1, of the backbone's image size.
+            prompts: one prompt set per frame (frame = batch index · depth + slice), in model pixels.
+        """
+        logits = self.decode(self.encode(images), prompts).logits
+        return rearrange(logits, "(batch depth) classes h w -> batch depth classes h w", depth=images.shape[1])

@@ -1,0 +1,103 @@
+"""Small layers shared by SAM's parts, and the cut into attention windows with its undoing.
+
+Convention: attribute names are Meta's parameter names. Maps are ``frames channels height width``, tokens are
+``frames height width channels``.
+"""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of a map, separately at every pixel."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(
+        self, x: Float[Tensor, "frames channels height width"]
+    ) -> Float[Tensor, "frames channels height width"]:
+        """The same map with mean 0 and variance 1 over channels, then scaled and shifted."""
+        normed = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps)
+        return normed.movedim(-1, 1)
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an activation between them: exact GELU in the encoder, ReLU in the decoder."""
+
+    def __init__(self, dim: int, hidden: int, activation: type[nn.Module] = nn.GELU) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+        self.act = activation()
+
+    def forward(self, x: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens channels"]:
+        """As many channels as came in."""
+        y: Tensor = self.lin2(self.act(self.lin1(x)))
+        return y
+
+
+class MlpHead(nn.Module):
+    """A stack of linear layers with ReLU between them, none after the last."""
+
+    def __init__(self, dim: int, hidden: int, out: int, layers: int) -> None:
+        super().__init__()
+        widths = [dim, *[hidden] * (layers - 1), out]
+        self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in pairwise(widths))
+
+    def forward(self, x: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens out"]:
+        """One output vector per token."""
+        *hidden, last = self.layers
+        for layer in hidden:
+            x = F.relu(layer(x))
+        y: Tensor = last(x)
+        return y
+
+
+def to_windows(
+    x: Float[Tensor, "frames height width channels"], window: int
+) -> Float[Tensor, "windows window window channels"]:
+    """Cuts tokens into square windows, row by row, after filling with zeros at the bottom and at the right.
+
+    A grid of 5 × 4 tokens and windows of 3 (``.`` is a zero)::
+
+        a a a b . .
+        a a a b . .        2 × 2 windows per frame, frame by frame: a b c d
+        a a a b . .
+        c c c d . .
+        c c c d . .
+        . . . . . .
+    """
+    height, width = x.shape[1:3]
+    x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    return rearrange(
+        x, "frames (rows h) (columns w) channels -> (frames rows columns) h w channels", h=window, w=window
+    )
+
+
+def from_windows(
+    windows: Float[Tensor, "windows window window channels"], grid: tuple[int, int]
+) -> Float[Tensor, "frames height width channels"]:
+    """Undoes ``to_windows``: puts windows side by side and cuts off what was filled in.
+
+    Args:
+        windows: All windows of all frames.
+        grid: Tokens along height and width before the cut.
+    """
+    height, width = grid
+    window = windows.shape[1]
+    x = rearrange(
+        windows,
+        "(frames rows columns) h w channels -> frames (rows h) (columns w) channels",
+        rows=-(-height // window),
+        columns=-(-width // window),
+    )
+    return x[:, :height, :width]

@@ -1,0 +1,108 @@
+"""SAM's two-way transformer: prompt tokens look at the image, the image looks back (arXiv 2304.02643, figure 14).
+
+Convention: attribute names are Meta's parameter names. Tokens are ``frames n channels``; every frame has its own.
+"""
+
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from voxelsam.nn.layers import Mlp
+
+Sequence = Float[Tensor, "frames n channels"]
+
+
+class SlimAttention(nn.Module):
+    """Multi-head attention whose inner width is the outer one divided by ``downsample``."""
+
+    def __init__(self, dim: int, heads: int, downsample: int = 1) -> None:
+        super().__init__()
+        inner = dim // downsample
+        self.heads = heads
+        self.q_proj = nn.Linear(dim, inner)
+        self.k_proj = nn.Linear(dim, inner)
+        self.v_proj = nn.Linear(dim, inner)
+        self.out_proj = nn.Linear(inner, dim)
+
+    def forward(self, q: Sequence, k: Sequence, v: Sequence) -> Sequence:
+        """As many tokens as queries."""
+        split = "frames n (heads dim) -> frames heads n dim"
+        y = F.scaled_dot_product_attention(
+            rearrange(self.q_proj(q), split, heads=self.heads),
+            rearrange(self.k_proj(k), split, heads=self.heads),
+            rearrange(self.v_proj(v), split, heads=self.heads),
+        )
+        out: Tensor = self.out_proj(rearrange(y, "frames heads n dim -> frames n (heads dim)"))
+        return out
+
+
+class TwoWayBlock(nn.Module):
+    """Self-attention of tokens, tokens to image, MLP, image to tokens; each followed by a norm.
+
+    Args:
+        first: In the first block the tokens still are their own positions: self-attention adds no positions and
+            replaces the tokens instead of adding to them.
+    """
+
+    def __init__(self, dim: int, heads: int, mlp_dim: int, downsample: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.self_attn = SlimAttention(dim, heads)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = SlimAttention(dim, heads, downsample)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, mlp_dim, nn.ReLU)
+        self.norm3 = nn.LayerNorm(dim)
+        self.norm4 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = SlimAttention(dim, heads, downsample)
+
+    def forward(
+        self, tokens: Sequence, image: Sequence, token_pe: Sequence, image_pe: Sequence
+    ) -> tuple[Sequence, Sequence]:
+        """Tokens and image after this block."""
+        if self.first:
+            tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
+        else:
+            placed = tokens + token_pe
+            tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens))
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
+        return tokens, image
+
+
+class TwoWayTransformer(nn.Module):
+    """A few two-way blocks and a last look of the tokens at the image."""
+
+    def __init__(self, depth: int, dim: int, heads: int, mlp_dim: int, attention_downsample_rate: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            TwoWayBlock(dim, heads, mlp_dim, attention_downsample_rate, first=index == 0) for index in range(depth)
+        )
+        self.final_attn_token_to_image = SlimAttention(dim, heads, attention_downsample_rate)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(
+        self,
+        image: Float[Tensor, "frames channels height width"],
+        image_pe: Float[Tensor, "one channels height width"],
+        tokens: Sequence,
+    ) -> tuple[Sequence, Sequence]:
+        """Tokens and image after mutual attention.
+
+        Args:
+            image: Features per frame.
+            image_pe: Positions of the features, the same for all frames.
+            tokens: Tokens per frame; they also serve as their own positions.
+
+        Returns:
+            Tokens ``frames n channels`` and image ``frames (height width) channels``.
+        """
+        flat = "frames channels h w -> frames (h w) channels"
+        image, image_pe = rearrange(image, flat), rearrange(image_pe, flat)
+        token_pe = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, token_pe, image_pe)
+        tokens = tokens + self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        return self.norm_final_attn(tokens), image

@@ -1,0 +1,135 @@
+"""Everything before the first training step: data checked, recipe resolved, networks built. Nothing is written."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from voxelsam import adapt, backbones, config
+from voxelsam.backbones import LoadReport
+from voxelsam.data.fingerprint import Fingerprint, measure, suggest
+from voxelsam.errors import ConfigError, InputError, OutputError
+from voxelsam.layouts import Case, Dataset, default_split, open_dataset
+from voxelsam.model import Segmenter
+from voxelsam.train.recipe import Recipe, method, parse
+from voxelsam.volumes.labels import Labels
+
+RECIPE, STATE = "recipe.yaml", "state.ckpt"
+
+TINY = "sam-tiny"
+"""The backbone of a recipe that names neither a variant nor a checkpoint."""
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total)."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training run that is ready to start."""
+
+    folder: Path
+    recipe: Recipe
+    dataset: Dataset
+    labels: Labels
+    train: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    segmenter: Segmenter
+    report: LoadReport
+    fingerprint: Fingerprint | None
+    """Measured now; None for a run that goes on."""
+    reasons: tuple[str, ...] = ()
+    """Which choice the data led to, and why."""
+
+    @property
+    def resumes(self) -> bool:
+        """Whether an interrupted run goes on."""
+        return self.fingerprint is None
+
+
+def start(
+    root: str | Path, folder: Path, settings: Mapping[str, Any] | None = None, progress: Progress | None = None
+) -> Job:
+    """A new run.
+
+    Args:
+        root: the data set's folder.
+        folder: the run folder; must not exist yet, or be empty.
+        settings: parts of a recipe as nested values; they go before what the data suggests.
+        progress: told about the reading of the cases.
+
+    Raises:
+        ConfigError: the recipe is wrong; every problem is listed.
+        InputError: the data cannot be used; every case that cannot is listed.
+        WeightsError: the checkpoint cannot be used.
+        OutputError: the run folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = "; --continue goes on with the run in it" if (folder / RECIPE).is_file() else ""
+        raise OutputError(f"{folder} is not empty: give a new folder for the run{hint}")
+    given = config.merge(settings or {}, {"data": {"root": str(root)}})
+    asked = parse(given)
+    dataset, training, validation = _cases(asked)
+    labels = _labels(dataset)
+    name, weights = _backbone(asked)
+    variant = backbones.variant_of(name, weights)
+    fingerprint = measure(training, labels, progress)
+    absent = fingerprint.absent(labels)
+    if absent:
+        raise InputError(f"no training case shows {', '.join(absent)}: a model cannot learn it", code="LAB-03")
+    suggestion, reasons = suggest(dataset, fingerprint, variant)
+    recipe = parse(config.merge(suggestion, given))
+    recipe = replace(recipe, backbone=replace(recipe.backbone, name=variant.name))
+    segmenter, report = _networks(recipe, labels)
+    return Job(
+        folder, recipe, dataset, labels, training, validation, segmenter, report, fingerprint, tuple(reasons)
+    )
+
+
+def go_on(folder: Path) -> Job:
+    """An interrupted run, from its own recipe.
+
+    Raises:
+        OutputError: there is no run in the folder.
+        ConfigError, InputError, WeightsError: as for ``start``.
+    """
+    if not (folder / RECIPE).is_file():
+        raise OutputError(f"there is no run to continue in {folder}: it holds no {RECIPE}")
+    recipe = parse(config.read(folder / RECIPE), where=str(folder / RECIPE))
+    dataset, training, validation = _cases(recipe)
+    labels = _labels(dataset)
+    segmenter, report = _networks(recipe, labels)
+    return Job(folder, recipe, dataset, labels, training, validation, segmenter, report, fingerprint=None)
+
+
+def _cases(recipe: Recipe) -> tuple[Dataset, tuple[Case, ...], tuple[Case, ...]]:
+    dataset = open_dataset(recipe.data.root, recipe.data.layout)
+    if not dataset.splits:
+        dataset = replace(dataset, splits=(default_split(dataset.train, recipe.train.seed),))
+    training, validation = dataset.split(recipe.data.fold)
+    if not training or not validation:
+        raise InputError(f"fold {recipe.data.fold} of {dataset.root} has no training or no validation cases")
+    return dataset, training, validation
+
+
+def _labels(dataset: Dataset) -> Labels:
+    if dataset.labels is None:
+        raise InputError(f"{dataset.root} says nowhere which label values mean what")
+    return dataset.labels
+
+
+def _backbone(recipe: Recipe) -> tuple[str | None, Path | None]:
+    """Variant and checkpoint that a recipe asks for."""
+    section = recipe.backbone
+    weights = Path(section.weights) if section.weights else None
+    if weights is None and section.name not in (None, TINY):
+        raise ConfigError(f"backbone {section.name} needs its checkpoint: set backbone.weights to the file")
+    return section.name or (None if weights else TINY), weights
+
+
+def _networks(recipe: Recipe, labels: Labels) -> tuple[Segmenter, LoadReport]:
+    backbone, report = backbones.obtain(*_backbone(recipe), recipe.stack.size)
+    torch.manual_seed(recipe.train.seed)
+    name, options = method(recipe)
+    return Segmenter(backbone, adapt.build(name, options, backbone, labels.count)), report

@@ -1,0 +1,190 @@
+"""Recipe → run folder → bundle.
+
+A run folder holds ``recipe.yaml`` (resolved), ``fingerprint.json``, ``split.json``, ``metrics.csv``, TensorBoard
+events, the bundles ``best/`` and ``last/``, and ``state.ckpt`` to go on from. A run that was killed goes on from the
+end of its last whole epoch, and ends with the weights of an uninterrupted one.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from voxelsam import bundle, config
+from voxelsam.data.augment import Augment
+from voxelsam.data.cache import Prepared, Store
+from voxelsam.data.loader import Order, Stacks, loader
+from voxelsam.device import find
+from voxelsam.train import history
+from voxelsam.train.job import RECIPE, STATE, Job, Progress, go_on, start
+from voxelsam.train.module import TrainingModule
+
+FINGERPRINT, SPLIT, METRICS, REPORT = "fingerprint.json", "split.json", "metrics.csv", "weights.json"
+
+PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+
+def train(
+    root: str | Path,
+    folder: str | Path,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Trains an adaptation on a data set and gives the folder of its best bundle.
+
+    Args:
+        root: the data set's folder; a run that goes on takes the one of its recipe.
+        folder: the run folder.
+        settings: parts of a recipe as nested values.
+        resume: go on with an interrupted run.
+        progress: told about the reading of the cases.
+
+    Raises:
+        VoxelSamError: as ``voxelsam.train.job.start`` and ``go_on``.
+    """
+    folder = Path(folder)
+    return fit(go_on(folder) if resume else start(root, folder, settings, progress))
+
+
+def fit(job: Job, *, bar: bool = False) -> Path:
+    """Runs a job to its end and gives the folder of the best bundle.
+
+    Args:
+        job: from ``start`` or ``go_on``.
+        bar: show a progress bar for every epoch.
+
+    Raises:
+        OutputError: the run was interrupted; it can go on.
+    """
+    training, validation = prepare(job)
+    settings, stack = job.recipe.train, job.recipe.stack
+    cases = Stacks(training, replace(stack, stride=1), Augment(job.recipe.augment), settings.seed)
+    order = Order(len(cases), settings.seed, settings.stacks_per_epoch)
+    held_out = Stacks(validation, replace(stack, stride=stack.depth))
+    steps = settings.epochs * -(-len(order) // (settings.batch * settings.accumulate))
+    module = TrainingModule(job.segmenter, settings, job.labels, steps)
+    state = job.folder / STATE
+    trainer = _trainer(job, bar)
+    with _quiet():
+        trainer.fit(
+            module,
+            loader(cases, order, settings.batch, settings.workers),
+            loader(held_out, Order(len(held_out)), settings.batch, settings.workers),
+            ckpt_path=state if job.resumes and state.is_file() else None,
+        )
+    return job.folder / "best"
+
+
+def prepare(job: Job, progress: Progress | None = None) -> tuple[list[Prepared], list[Prepared]]:
+    """Training and validation cases, ready to be cut; what the run stands on is written into its folder.
+
+    Args:
+        job: from ``start`` or ``go_on``.
+        progress: told about the cases.
+    """
+    if not (job.folder / RECIPE).is_file():
+        _write_facts(job)
+    store = Store(job.folder / "cache", job.labels, job.recipe.stack, job.recipe.intensity)
+    cases = []
+    for number, case in enumerate((*job.train, *job.validation)):
+        cases.append(store.open(case))
+        if progress:
+            progress(number + 1, len(job.train) + len(job.validation))
+    return cases[: len(job.train)], cases[len(job.train) :]
+
+
+class Keep(Callback):
+    """After every epoch: history, best and last bundle, and the state to go on from, in this order."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Writes what the epoch gave; every file is whole at any moment."""
+        if not isinstance(module, TrainingModule):
+            raise TypeError(f"Keep needs a TrainingModule, not {type(module).__name__}")
+        folder, row = self.job.folder, module.close_epoch()
+        history.write(module.history, folder / METRICS)
+        trained = _bundle(self.job, row)
+        if "val_dice" in row:
+            best = max((past["val_dice"] for past in module.history[:-1] if "val_dice" in past), default=-1.0)
+            if row["val_dice"] > best or not (folder / "best").is_dir():
+                trained.save(folder / "best")
+        trained.save(folder / "last")
+        beside = folder / f".{STATE}"
+        trainer.save_checkpoint(beside)
+        beside.replace(folder / STATE)
+
+
+def _bundle(job: Job, row: Mapping[str, float]) -> bundle.Bundle:
+    weights = job.recipe.backbone.weights
+    return bundle.describe(
+        job.segmenter,
+        labels=job.labels.to_json(),
+        channels=job.dataset.channels,
+        kind=job.dataset.kind,
+        stack=job.recipe.stack,
+        intensity=job.recipe.intensity,
+        adapt=job.recipe.adapt,
+        backbone=bundle.BackboneIdentity(
+            name=job.report.variant,
+            sha256=job.report.sha256,
+            weights=None if weights is None else str(Path(weights).resolve()),
+            report=job.report.to_json(),
+        ),
+        training={key: row[key] for key in ("epoch", "step", "val_dice") if key in row},
+    )
+
+
+def _write_facts(job: Job) -> None:
+    job.folder.mkdir(parents=True, exist_ok=True)
+    split = {"train": [case.id for case in job.train], "val": [case.id for case in job.validation]}
+    facts: dict[str, Any] = {FINGERPRINT: job.fingerprint and job.fingerprint.to_json(), SPLIT: split}
+    for name, value in (facts | {REPORT: job.report.to_json()}).items():
+        (job.folder / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
+    beside = job.folder / f".{RECIPE}"
+    beside.write_text(config.dump(job.recipe), "utf-8")
+    beside.replace(job.folder / RECIPE)
+
+
+def _trainer(job: Job, bar: bool) -> lightning.Trainer:
+    settings = job.recipe.train
+    device = find(settings.device)
+    callbacks: list[Callback] = [Keep(job)]
+    if bar:
+        callbacks.append(TQDMProgressBar(leave=False))
+    return lightning.Trainer(
+        max_epochs=settings.epochs,
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=1 if device.index is None else [device.index],
+        precision=PRECISION[settings.precision],
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.clip,
+        check_val_every_n_epoch=settings.validate_every,
+        num_sanity_val_steps=0,
+        logger=TensorBoardLogger(job.folder, name="tensorboard", version=""),
+        callbacks=callbacks,
+        enable_progress_bar=bar,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        deterministic="warn",
+        log_every_n_steps=10,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides Lightning's advice that does not apply to runs that choose their workers and steps on purpose."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        yield

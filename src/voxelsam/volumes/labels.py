@@ -1,0 +1,252 @@
+"""Label tables: which number in a label file means which structure.
+
+Two numberings exist. *Values* are what files hold: any numbers from 0 to 65535, 0 is the background. *Classes* are
+what networks see: 0, 1, 2 … without gaps, in the order of the values. A table turns one into the other and refuses
+numbers it does not know. The ignore value marks voxels that nobody labelled (scribbles); it is no class.
+"""
+
+import colorsys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from voxelsam.errors import LabelError
+
+LARGEST = 65535
+"""Largest label value."""
+
+IGNORE_NAME = "ignore"
+"""Name of the ignore value in a data set's JSON, as in nnU-Net."""
+
+_PALETTE = (
+    (230, 75, 53), (77, 187, 213), (0, 160, 135), (243, 200, 60), (92, 107, 192), (244, 155, 127), (126, 97, 72),
+    (145, 209, 194), (214, 96, 172), (110, 180, 63), (176, 156, 217), (255, 140, 0),
+)  # fmt: skip
+_IGNORE_COLOUR = (128, 128, 128)
+_GOLDEN = 0.618033988749895
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Names and values of a label table.
+
+    Raises:
+        LabelError: no name has the value 0, two names share a value, or a value is no integer from 0 to 65535.
+    """
+
+    values: Mapping[str, int]
+    """Value of each name, background included, ordered by value; the ignore value is not among them."""
+    ignore: int | None = None
+    """Value of voxels that nobody labelled, if the table has one."""
+
+    def __post_init__(self) -> None:
+        every = [*self.values.items(), *([] if self.ignore is None else [(IGNORE_NAME, self.ignore)])]
+        for name, value in every:
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
+                raise LabelError(f"label {name!r} must have an integer value from 0 to {LARGEST}, but has {value!r}")
+        numbers = [value for _, value in every]
+        if twice := sorted({value for value in numbers if numbers.count(value) > 1}):
+            shared = "; ".join(f"{value}: {', '.join(n for n, v in every if v == value)}" for value in twice)
+            raise LabelError(f"each label needs a value of its own, but some are shared ({shared})")
+        if 0 not in self.values.values():
+            raise LabelError(f"a label table needs a background with the value 0, but has {dict(self.values)}")
+        object.__setattr__(self, "values", dict(sorted(self.values.items(), key=lambda item: item[1])))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the foreground, in the order of their values."""
+        return tuple(name for name, value in self.values.items() if value != 0)
+
+    @property
+    def count(self) -> int:
+        """Number of classes, background included."""
+        return len(self.values)
+
+    @property
+    def ignore_class(self) -> int:
+        """Class index that stands for "not labelled": 255, or 65535 in tables of more than 255 classes."""
+        return 255 if self.count <= 255 else LARGEST
+
+    def colour(self, value: int) -> tuple[int, int, int]:
+        """Red, green, blue (0 to 255) for a value; the same in every table.
+
+        Raises:
+            LabelError: the value is not in the table.
+        """
+        if value == self.ignore:
+            return _IGNORE_COLOUR
+        if value not in self.values.values():
+            raise LabelError(f"no label has the value {value}; there are {self._known()}", code="LAB-02")
+        if value == 0:
+            return (0, 0, 0)
+        if value <= len(_PALETTE):
+            return _PALETTE[value - 1]
+        red, green, blue = colorsys.hls_to_rgb(value * _GOLDEN % 1.0, 0.4 + 0.1 * (value % 3), 0.7)
+        return (round(255 * red), round(255 * green), round(255 * blue))
+
+    def unexpected(self, array: Integer[np.ndarray, "..."]) -> dict[int, int]:
+        """Values of an array that the table does not know, each with its number of voxels."""
+        known = [*self.values.values(), *([] if self.ignore is None else [self.ignore])]
+        strange = array[~np.isin(array, known)]
+        found, counts = np.unique(strange, return_counts=True)
+        return {int(value): int(count) for value, count in zip(found, counts, strict=True)}
+
+    def check(self, array: Integer[np.ndarray, "..."], where: str = "the label array") -> None:
+        """Refuses an array with values outside the table.
+
+        Args:
+            array: Label values.
+            where: What the message calls the array, e.g. its file.
+
+        Raises:
+            LabelError: LAB-02, with each unexpected value and its number of voxels.
+        """
+        strange = self.unexpected(array)
+        if not strange:
+            return
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(strange.items())[:20])
+        hint = "correct the file, or add the values to the table"
+        if set(strange) == {255} and self.count == 2:
+            wanted = max(self.values.values())
+            hint = f"the file looks like a 0/255 mask: write {wanted} in place of 255, or give the label the value 255"
+        elif -1 in strange:
+            hint = "negative values are never labels; mark unlabelled voxels by the table's ignore value"
+        raise LabelError(
+            f"{where} should hold the values {self._known()}, but also holds {listed}; {hint}", code="LAB-02"
+        )
+
+    def to_classes(self, array: Integer[np.ndarray, "..."]) -> np.ndarray[Any, Any]:
+        """Label values as class indices without gaps.
+
+        Returns:
+            Array of the same shape, uint8 (uint16 from 256 classes on); ignored voxels are ``ignore_class``.
+
+        Raises:
+            LabelError: LAB-02, the array holds values outside the table.
+        """
+        self.check(array)
+        table = np.zeros(LARGEST + 1, dtype=np.uint8 if self.count <= 255 else np.uint16)
+        table[list(self.values.values())] = np.arange(self.count)
+        if self.ignore is not None:
+            table[self.ignore] = self.ignore_class
+        return np.asarray(table[array])
+
+    def from_classes(self, array: Integer[np.ndarray, "..."]) -> np.ndarray[Any, Any]:
+        """Class indices as label values; the way back from ``to_classes``.
+
+        Returns:
+            Array of the same shape, uint8 where the largest value allows, else uint16.
+
+        Raises:
+            LabelError: LAB-02, an index is no class of this table.
+        """
+        ignoring = self.ignore is not None
+        good = (array >= 0) & (array < self.count) | (ignoring & (array == self.ignore_class))
+        if not good.all():
+            found, counts = np.unique(array[~good], return_counts=True)
+            listed = ", ".join(f"{value} ({count} voxels)" for value, count in zip(found, counts, strict=True))
+            raise LabelError(
+                f"classes run from 0 to {self.count - 1}, but the array also holds {listed}", code="LAB-02"
+            )
+        numbers = [*self.values.values(), self.ignore or 0]
+        table = np.zeros(LARGEST + 1, dtype=np.uint8 if max(numbers) <= 255 else np.uint16)
+        table[: self.count] = numbers[:-1]
+        if self.ignore is not None:
+            table[self.ignore_class] = self.ignore
+        return np.asarray(table[array])
+
+    @classmethod
+    def from_json(cls, table: Mapping[str, Any]) -> Self:
+        """A table from a data set's JSON: name to value (nnU-Net 2) or value to name (Decathlon, nnU-Net 1).
+
+        Raises:
+            LabelError: a name stands for several values (regions), or the table is not valid.
+        """
+        if not isinstance(table, Mapping):
+            raise LabelError(f"labels must map names to values, but are a {type(table).__name__}")
+        if table and all(isinstance(name, str) for name in table.values()):
+            table = _inverted(table)
+        regions = [name for name, value in table.items() if isinstance(value, list | tuple)]
+        if regions:
+            raise LabelError(
+                f"{', '.join(regions)}: regions, one name for several values, cannot be used yet; "
+                "give each value a name of its own"
+            )
+        values = dict(table)
+        ignore = values.pop(IGNORE_NAME, None)
+        return cls(values, ignore)
+
+    def to_json(self) -> dict[str, int]:
+        """The table as in nnU-Net 2; ``from_json`` reads it back."""
+        return {**self.values, **({} if self.ignore is None else {IGNORE_NAME: self.ignore})}
+
+    @classmethod
+    def of_values(cls, values: set[int]) -> Self:
+        """A table for values without names: ``label_3`` for 3.
+
+        Raises:
+            LabelError: LAB-02, a value lies outside 0 to 65535.
+        """
+        if strange := sorted(value for value in values if not 0 <= value <= LARGEST):
+            raise LabelError(f"label values run from 0 to {LARGEST}, but {strange[:20]} came", code="LAB-02")
+        return cls({"background": 0, **{f"label_{value}": value for value in sorted(values - {0})}})
+
+    def _known(self) -> str:
+        known = [f"{value} {name}" for name, value in self.to_json().items()]
+        return ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+
+
+def colours_to_labels(
+    picture: UInt8[np.ndarray, "... 3"],
+    colours: Mapping[tuple[int, int, int], int],
+    unknown: Literal["background", "error"] = "error",
+) -> np.ndarray[Any, Any]:
+    """Label values from a picture whose colours stand for structures.
+
+    Args:
+        picture: Red, green, blue from 0 to 255 in the last axis.
+        colours: Label value of each colour.
+        unknown: What a colour without a value becomes: label 0, or an error.
+
+    Returns:
+        uint16 array without the last axis.
+
+    Raises:
+        LabelError: LAB-02, colours without a value, each with its number of pixels.
+    """
+    packed = _packed(picture)
+    labels = np.zeros(packed.shape, dtype=np.uint16)
+    known = np.zeros(packed.shape, dtype=bool)
+    for colour, value in colours.items():
+        here = packed == _packed(np.array(colour))
+        labels[here] = value
+        known |= here
+    if unknown == "error" and not known.all():
+        found, counts = np.unique(packed[~known], return_counts=True)
+        most = sorted(zip(counts, found, strict=True), reverse=True)[:10]
+        listed = ", ".join(f"({c >> 16}, {c >> 8 & 255}, {c & 255}): {count} pixels" for count, c in most)
+        raise LabelError(
+            f"{len(found)} colours have no label value: {listed}; name them, or let unknown colours be background",
+            code="LAB-02",
+        )
+    return labels
+
+
+def _packed(colours: Integer[np.ndarray, "... 3"]) -> np.ndarray[Any, Any]:
+    red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
+    packed: np.ndarray[Any, Any] = red << 16 | green << 8 | blue
+    return packed
+
+
+def _inverted(table: Mapping[str, str]) -> dict[str, Any]:
+    inverted: dict[str, Any] = {}
+    for value, name in table.items():
+        if not str(value).isdecimal():
+            raise LabelError(f"labels map names to values or values to names, but {value!r}: {name!r} is neither")
+        if name in inverted:
+            raise LabelError(f"the label name {name!r} stands for {inverted[name]} and for {value}")
+        inverted[name] = int(value)
+    return inverted
