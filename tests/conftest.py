@@ -23,3 +23,36 @@ def shared() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small phantom CT data set in nnU-Net layout: three training cases, one of them for validation, one test case."""
+    from voxelsam.data.phantom import make
+
+    folder = tmp_path_factory.mktemp("phantom")
+    return make(folder, cases=3, test_cases=1, folds=3, shape=(40, 36, 9), spacing=(3.8, 3.8, 12.0))
+
+
+SMALL = {
+    "stack": {"size": [32, 32], "depth": 3},
+    "adapt": {"name": "ma_sam", "rank": 4, "width": 16},
+    "train": {"epochs": 2, "stacks_per_epoch": 6, "warmup": 2, "seed": 5, "device": "cpu"},
+}
+"""A recipe that trains in seconds."""
+
+
+@pytest.fixture(scope="session")
+def small() -> dict[str, dict[str, object]]:
+    """Settings of a recipe that trains in seconds."""
+    return {name: dict(section) for name, section in SMALL.items()}
+
+
+@pytest.fixture(scope="session")
+def trained(phantom: Path, small: dict[str, dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on the phantom."""
+    from voxelsam.train.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train(phantom, folder, settings=small)
+    return folder

@@ -77,7 +77,7 @@ def test_range_labels_channels_shapes_and_input_are_kept(changes, preset):
         assert mask.shape == target.shape
         assert image.dtype == torch.float32
         assert mask.dtype == target.dtype
-        assert 0 <= image.min()
+        assert image.min() >= 0
         assert image.max() <= 1
         assert set(mask.unique().tolist()) <= {0, 1, 2, 3}
         assert torch.equal(image[:, 0], image[:, 1])
@@ -304,7 +304,9 @@ def test_ma_sam_does_each_optional_step_half_of_the_time(monkeypatch):
         monkeypatch.setattr(module, name, lambda images, target, *_, name=name: done.append(name) or (images, target))
     monkeypatch.setattr(module, "gamma_curve", lambda images, gamma: done.append(f"gamma {gamma}") or images)
     monkeypatch.setattr(module, "two_operations", lambda images, target, *_: (images, target))
-    monkeypatch.setattr(Warp, "__call__", lambda self, images, target, matrix, mode: done.append(mode) or (images, target))
+    monkeypatch.setattr(
+        Warp, "__call__", lambda self, images, target, matrix, mode: done.append(mode) or (images, target)
+    )
     change = Augment(AugmentConfig(preset="ma_sam"))
     images, target = letter(depth=1)
     for seed in range(300):

@@ -39,7 +39,7 @@ def test_other_seed_gives_another_case(cases):
 
 def test_axes_handedness_and_tilt_differ_between_cases(cases):
     grids = [image.grid for image, _ in cases]
-    assert {np.linalg.det(grid.affine[:3, :3]) < 0 for grid in grids} == {True, False}
+    assert [bool(np.linalg.det(grid.affine[:3, :3]) < 0) for grid in grids] == [False, True] * 3
     assert len({grid.axes for grid in grids}) > 2
     for grid in grids:
         directions = np.abs(grid.affine[:3, :3] / grid.spacing).max(axis=0)
@@ -67,7 +67,7 @@ def test_every_organ_is_there_with_its_grey_value(cases):
         for organ, hu in wanted.items():
             inside = image.data[0][label.data == label.labels.values[organ]]
             assert inside.size > 150
-            assert abs(np.median(inside) - hu) < 15
+            assert abs(np.median(inside) - hu) < 20  # partial volume at the rims
 
 
 def test_organs_of_one_grey_value_differ_in_place_only(cases):

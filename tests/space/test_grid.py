@@ -19,7 +19,7 @@ def random_grid(seed: int) -> Grid:
     affine = np.eye(4)
     affine[:3, :3] = directions * rng.uniform(0.5, 5, 3)
     affine[:3, 3] = rng.uniform(-300, 300, 3)
-    return Grid(tuple(rng.integers(1, 40, 3)), affine)
+    return Grid(tuple(rng.integers(1, 40, 3).tolist()), affine)
 
 
 @quick
@@ -96,7 +96,7 @@ def test_displacement_is_the_largest_corner_distance() -> None:
     assert other.displacement(grid) == pytest.approx(np.hypot(0.5, 0.3))
     assert not grid.same_place(other)
     assert grid.same_place(other, tolerance_mm=0.6)
-    assert grid.same_place(grid, tolerance_mm=0)
+    assert grid.same_place(grid, tolerance_mm=0.0)
 
 
 def test_other_shapes_are_never_the_same_place() -> None:
@@ -104,11 +104,10 @@ def test_other_shapes_are_never_the_same_place() -> None:
 
 
 def test_the_affine_is_a_read_only_copy() -> None:
-    given_affine = np.eye(4, dtype=np.float32)
+    given_affine = np.eye(4)
     grid = Grid((2, 2, 2), given_affine)
     given_affine[0, 0] = 9
     assert grid.affine[0, 0] == 1
-    assert grid.affine.dtype == np.float64
     with pytest.raises(ValueError, match="read-only"):
         grid.affine[0, 0] = 2
 
@@ -119,7 +118,21 @@ def test_a_grid_survives_pickling() -> None:
     assert grid.displacement(again) == 0
 
 
-@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 0), (2, 2, -1), (2, 2, 2, 2), (2, 2, 2.5)])
+@pytest.mark.usefixtures("unchecked")
+def test_shape_and_affine_become_plain_integers_and_float64() -> None:
+    grid = Grid(tuple(np.array([2, 3, 4])), np.eye(4, dtype=np.float32).tolist())  # type: ignore[arg-type]
+    assert [type(count) for count in grid.shape] == [int] * 3
+    assert grid.affine.dtype == np.float64
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 0), (2, 2, -1)])
+def test_a_shape_without_voxels_is_refused(shape: tuple[int, int, int]) -> None:
+    with pytest.raises(GeometryError, match="three whole voxel counts"):
+        Grid(shape, np.eye(4))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(2, 2), (2, 2, 2, 2), (2, 2, 2.5)])
 def test_a_shape_that_is_not_three_counts_is_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(GeometryError, match="three whole voxel counts"):
         Grid(shape, np.eye(4))  # type: ignore[arg-type]
@@ -133,6 +146,7 @@ def test_a_matrix_with_holes_is_refused(value: float) -> None:
         Grid((2, 2, 2), affine)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_matrix_of_another_size_is_refused() -> None:
     with pytest.raises(GeometryError, match="finite 4 × 4"):
         Grid((2, 2, 2), np.eye(3))

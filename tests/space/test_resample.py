@@ -61,7 +61,7 @@ def test_outside_the_source_is_the_fill_value_up_to_half_a_voxel_beyond(order: i
     beyond[0, 3] = -3.4
     target = Grid((12, 4, 4), beyond)
     data = np.full((1, 4, 4, 4), 7, np.int16)
-    seen = resample(data, source, target, order=order, fill=-1000)
+    seen = resample(data, source, target, order=order, fill=-1000.0)
     inside = np.abs(target.to_world(np.c_[np.arange(12), np.zeros((12, 2))])[:, 0] - 1.5) <= 2
     np.testing.assert_allclose(seen[0, inside], 7, atol=1e-5)
     assert (seen[0, ~inside] == -1000).all()

@@ -28,7 +28,7 @@ EVERY = [
     PICTURE,
     Intensity("minmax"),
     Intensity("zscore"),
-    Intensity("zscore", low=-1, high=4, mean=80, std=30),
+    Intensity("zscore", low=-1.0, high=4.0, mean=80.0, std=30.0),
 ]
 volumes = st.one_of(
     arrays.arrays(np.int16, (2, 3, 4, 2)),
@@ -69,7 +69,7 @@ def test_a_window_is_the_same_for_every_volume() -> None:
 def test_percentiles_are_those_of_each_channel() -> None:
     data = np.random.default_rng(0).gamma(2, 50, (2, 9, 8, 7))
     data[1] *= 100
-    scale = Intensity("percentile", low=2, high=97).measure(data)
+    scale = Intensity("percentile", low=2.0, high=97.0).measure(data)
     for channel in (0, 1):
         assert scale.low[channel] == pytest.approx(np.quantile(data[channel], 0.02))
         assert scale.high[channel] == pytest.approx(np.quantile(data[channel], 0.97))
@@ -86,7 +86,7 @@ def test_zscore_measures_the_volume_or_takes_the_data_sets_numbers() -> None:
     own = Intensity("zscore").measure(data)
     assert own.low[0] == pytest.approx(data.mean() - 3 * data.std())
     assert own.high[0] == pytest.approx(data.mean() + 3 * data.std())
-    fixed = Intensity("zscore", low=-2, high=3, mean=50, std=10).measure(data)
+    fixed = Intensity("zscore", low=-2.0, high=3.0, mean=50.0, std=10.0).measure(data)
     assert (fixed.low, fixed.high) == ((30,), (80,))
 
 
@@ -127,14 +127,14 @@ def test_nan_is_refused_behind_a_fixed_window_and_infinity_is_clipped() -> None:
 
 def test_another_number_of_channels_is_refused() -> None:
     with pytest.raises(InputError, match=r"2 channels were measured, but 1 came"):
-        Scale((0, 0), (1, 1)).apply(np.zeros((1, 2, 2, 2)))
+        Scale((0.0, 0.0), (1.0, 1.0)).apply(np.zeros((1, 2, 2, 2)))
 
 
 @quick
 @given(arrays.arrays(np.float32, (3, 2, 4, 5), elements=st.floats(-5, 5, width=32)))
 def test_stack_scope_stretches_each_channel_of_a_stack(values: np.ndarray) -> None:
     stack = torch.from_numpy(values)
-    seen = Scale((0, 0), (1, 1), "stack").finish(stack)
+    seen = Scale((0.0, 0.0), (1.0, 1.0), "stack").finish(stack)
     for channel in (0, 1):
         one = stack[:, channel]
         expected = (one - one.min()) / (one.max() - one.min()) if one.max() > one.min() else torch.zeros_like(one)
@@ -144,7 +144,7 @@ def test_stack_scope_stretches_each_channel_of_a_stack(values: np.ndarray) -> No
 
 def test_volume_scope_only_cuts_off_what_resizing_overshot() -> None:
     stack = torch.tensor([-0.2, 0.3, 1.2]).reshape(1, 1, 1, 3)
-    assert Scale((0,), (1,)).finish(stack).flatten().tolist() == pytest.approx([0, 0.3, 1])
+    assert Scale((0.0,), (1.0,)).finish(stack).flatten().tolist() == pytest.approx([0, 0.3, 1])
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,9 @@ def test_a_wrong_value_is_refused_by_the_name_of_its_field(field: str, value: ob
         config.parse(StackPlan, {field: value})
 
 
-@pytest.mark.parametrize(("field", "value"), [("depth", 0), ("stride", 9), ("size", (0, 3)), ("spacing", (1, -1, 1))])
+@pytest.mark.parametrize(
+    ("field", "value"), [("depth", 0), ("stride", 9), ("size", (0, 3)), ("spacing", (1.0, -1.0, 1.0))]
+)
 def test_values_are_checked_without_a_file_too(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"^{field}: "):
         StackPlan(**{field: value})  # type: ignore[arg-type]
@@ -105,7 +107,7 @@ def test_the_placement_follows_the_plane(plane: str) -> None:
 def test_the_placement_of_auto_follows_the_volume() -> None:
     grid = Grid((6, 7, 8), np.diag([1.0, 4, 1, 1]))
     assert StackPlan().placement(grid).target.axes == PLANES["coronal"]
-    assert StackPlan(spacing=(None, None, 2)).placement(grid).target.spacing == pytest.approx((1, 1, 2))
+    assert StackPlan(spacing=(None, None, 2.0)).placement(grid).target.spacing == pytest.approx((1, 1, 2))
 
 
 def test_a_film_cannot_be_seen_from_the_side() -> None:

@@ -20,6 +20,9 @@ from voxelsam.errors import WeightsError
 IN_A_FOLDER = ("model.safetensors", "pytorch_model.bin")
 """What a download from the Hugging Face hub calls its weights, the preferred one first."""
 
+OLD_PYTORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""How PyTorch's format before the archive begins: a pickle of its magic number."""
+
 NESTED = ("model", "state_dict", "model_state_dict")
 """Keys under which training scripts put the tensors."""
 
@@ -72,8 +75,10 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     if head.startswith(b"PK\x03\x04"):
         _check_archive(path, size)
         return _tensors_in(_load(path, mmap=True), path)
-    if head.startswith(b"\x80"):
+    if head.startswith(OLD_PYTORCH):
         return _tensors_in(_load(path, mmap=False), path)
+    if head.startswith(b"\x80"):
+        raise WeightsError(f"{path} is a Python pickle, not a PyTorch file; it was refused and nothing in it was run")
     raise WeightsError(
         f"{path} ({size} bytes) is neither a PyTorch nor a safetensors file; it begins with {head[:16]!r}"
     )
@@ -105,10 +110,9 @@ def _load(path: Path, *, mmap: bool) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
-        name = f" ({wanted[1]})" if wanted else ""
+        what = f"holds Python objects besides tensors ({wanted[1]})" if wanted else "holds more than plain tensors"
         raise WeightsError(
-            f"{path} holds Python objects besides tensors{name}; it was refused and nothing in it was run. "
-            "Save the model's state dict alone and give that file"
+            f"{path} {what}; it was refused and nothing in it was run. Save the model's state dict alone and give that file"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise WeightsError(f"{path} is damaged or cut off: {error or 'it ends too early'}; download it again") from None

@@ -25,7 +25,7 @@ from voxelsam.nn.backbone import Backbone, Variant
 GREY, COLOUR, POSITION = 64, 32, 32
 """Coefficients of a token."""
 
-IMAGE_GAIN, POSITION_GAIN, BRANCH_STD, NEIGHBOUR_STD = 0.5, 1.5, 0.02, 0.01
+IMAGE_GAIN, POSITION_GAIN, BRANCH_STD, NEIGHBOUR_STD = 1.5, 3.0, 0.02, 0.01
 
 
 def tiny_tensors(variant: Variant, seed: int) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ Which one reads a file is decided by the file's content. Axis conventions other 
 """
 
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
@@ -157,8 +158,10 @@ def _joined(parts: Sequence[Volume], files: tuple[Path, ...]) -> Volume:
     return Volume(np.concatenate([part.data for part in parts]), first.grid, first.kind, Source(files, form, header))
 
 
-def _modules() -> list[tuple[str, Format]]:
-    return [(name, cast("Format", plugins.load("formats", name))) for name in plugins.names("formats")]
+@cache
+def _modules() -> tuple[tuple[str, Format], ...]:
+    """Name and module of every format; looked up once, because listing entry points takes longer than a small file."""
+    return tuple((name, cast("Format", plugins.load("formats", name))) for name in plugins.names("formats"))
 
 
 def _reader(path: Path) -> Format:

@@ -18,7 +18,7 @@ from voxelsam.errors import FormatError, InputError, InputWarning, LabelError, O
 from voxelsam.formats import _nifti_header as geometry
 from voxelsam.formats._files import GZIP, fresh_file, head_of, store
 from voxelsam.space.grid import Grid
-from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.labels import Labels, count_values
 from voxelsam.volumes.volume import LabelMap, Source, Volume
 
 NAME = "nifti"
@@ -138,14 +138,7 @@ def _load(path: Path, frame: int | None) -> tuple[Any, np.ndarray[Any, Any], Gri
     """Header, unscaled voxels (i j k, native byte order, writable) and grid of a file, without any warning."""
     header, packed = _open(path)
     shape = geometry.shape_of(path, header)
-    try:
-        dtype = header.get_data_dtype()
-    except HeaderDataError as error:
-        raise FormatError(f"{path}: unknown voxel type ({error})", code="SET-03") from None
-    if dtype.kind not in "iufc" and not dtype.names:
-        raise FormatError(f"{path}: the header names no type of voxels", code="SET-03")
-    if dtype.kind == "c":
-        raise InputError(f"{path}: voxels are complex ({dtype}); write magnitude or phase to a file", code="VAL-05")
+    dtype = _dtype(path, header)
     chosen = _chosen(path, shape, frame)
     grid = geometry.grid_of(path, header)
     pair = geometry.is_pair(header)
@@ -156,6 +149,18 @@ def _load(path: Path, frame: int | None) -> tuple[Any, np.ndarray[Any, Any], Gri
     packed = head_of(image).startswith(GZIP) if pair else packed
     data = _voxels(image, packed, int(offset), shape, chosen, dtype)
     return header, data.astype(dtype.newbyteorder("="), copy=False), grid
+
+
+def _dtype(path: Path, header: Any) -> np.dtype[Any]:
+    try:
+        dtype: np.dtype[Any] = header.get_data_dtype()
+    except KeyError:
+        dtype = np.dtype(np.void)
+    if dtype.kind == "c":
+        raise InputError(f"{path}: voxels are complex ({dtype}); write magnitude or phase to a file", code="VAL-05")
+    if dtype.kind not in "iuf" and not dtype.names:
+        raise FormatError(f"{path}: type {int(header['datatype'])} of voxels is not known", code="SET-03")
+    return dtype
 
 
 def _partner(path: Path) -> Path:
@@ -276,7 +281,7 @@ def _compact(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _table_of(path: Path, data: np.ndarray[Any, Any]) -> Labels:
-    values = {int(value) for value in np.unique(data)}
+    values = set(count_values(data))
     if 255 in values and values - {0, 255}:
         warnings.warn(
             f"{path}: LAB-02: 255 beside other labels often means 'not labelled' (or is a -1 that lost its sign), but "

@@ -126,7 +126,7 @@ class Problems:
         if self.found:
             lines = "\n".join(f"  {code}: {message}" for code, message in self.found)
             raise InputError(
-                f"{self.root}: the data set cannot be used ({len(self.found)} problems):\n{lines}",
+                f"{self.root}: the data set cannot be used (problems: {len(self.found)}):\n{lines}",
                 code=self.found[0][0],
             )
 

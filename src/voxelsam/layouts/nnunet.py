@@ -1,10 +1,9 @@
 """nnU-Net's raw layout, versions 1 and 2.
 
-``imagesTr/CASE_0000.nii.gz`` (one file per channel: ``_0000``, ``_0001`` …; a colour picture is one file with three
-channels), ``labelsTr/CASE.nii.gz``, optionally
-``imagesTs`` and ``labelsTs``; ``dataset.json`` names labels, channels and file ending, or lists the files of each case
-under ``dataset``. Splits are read from ``splits_final.json`` or ``splits.json``. The key ``groups`` (case to patient)
-is ours.
+``imagesTr/CASE_0000.nii.gz`` (one file per channel: ``_0000``, ``_0001`` …; a colour picture is one file with all
+channels), ``labelsTr/CASE.nii.gz``, optionally ``imagesTs`` and ``labelsTs``; ``dataset.json`` names labels, channels
+and file ending, or lists the files of each case under ``dataset``. Splits are read from ``splits_final.json`` or
+``splits.json``. The key ``groups`` (case to patient) is ours.
 """
 
 import re

@@ -70,8 +70,8 @@ def _tables(root: Path) -> list[Path]:
 
 def _header(path: Path) -> list[str]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            first = stream.readline()
+        with path.open("rb") as stream:
+            first = stream.readline().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError):
         return []
     return [name.strip().lower() for name in next(csv.reader([first], delimiter=_delimiter(first)), [])]

@@ -40,11 +40,13 @@ class Reordering:
     order: tuple[int, int, int]
     flips: tuple[bool, bool, bool]
 
-    def apply(self, data: Shaped[np.ndarray, "*channels i j k"]) -> Shaped[np.ndarray, "*channels i j k"]:
+    def apply(
+        self, data: Shaped[np.ndarray, "*channels i j k"]
+    ) -> Shaped[np.ndarray, "*channels target_i target_j target_k"]:
         """Reorders the last three axes; the result is a view of the data."""
         lead = data.ndim - 3
         moved = data.transpose(*range(lead), *(lead + axis for axis in self.order))
-        result: Shaped[np.ndarray, "*channels i j k"] = np.flip(
+        result: Shaped[np.ndarray, "*channels target_i target_j target_k"] = np.flip(
             moved, tuple(lead + axis for axis in range(3) if self.flips[axis])
         )
         return result

@@ -10,7 +10,7 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Integer, Shaped
 
 from voxelsam.errors import GeometryError
 from voxelsam.space.grid import Grid, Points3
@@ -20,6 +20,9 @@ from voxelsam.types import Affine, LabelArray, Pixels
 
 Spacing = Sequence[float | None]
 """Millimetres along canonical i, j, k; None keeps what the source has."""
+
+TargetLabels = Integer[np.ndarray, "target_i target_j target_k"]
+"""Label values on the canonical grid."""
 
 _SAME_LATTICE = 1e-3
 """Largest offset, in voxels, of two lattices that count as one."""
@@ -51,7 +54,7 @@ class Placement:
         offsets = self.source.to_index(expected.corners()) - self.source.to_index(self.target.corners())
         return candidate if np.abs(offsets).max() < _SAME_LATTICE else None
 
-    def bring(self, data: Pixels) -> Pixels:
+    def bring(self, data: Pixels) -> Shaped[np.ndarray, "channels target_i target_j target_k"]:
         """Intensities onto the target grid: a view when only axes move, else linearly resampled float32.
 
         Raises:
@@ -62,7 +65,7 @@ class Placement:
             return resample(data, self.source, self.target)
         return self.reordering.apply(data)
 
-    def bring_labels(self, labels: LabelArray) -> LabelArray:
+    def bring_labels(self, labels: LabelArray) -> TargetLabels:
         """Labels onto the target grid: a view when only axes move, else the nearest voxel's value.
 
         Raises:
@@ -73,7 +76,7 @@ class Placement:
             return resample_labels(labels, self.source, self.target)
         return self.reordering.apply(labels)
 
-    def restore(self, labels: LabelArray) -> LabelArray:
+    def restore(self, labels: TargetLabels) -> LabelArray:
         """Labels on the target grid back onto the source grid; the exact inverse when only axes move.
 
         Raises:

@@ -7,7 +7,7 @@ source. A place counts as inside the source up to half a voxel beyond the outerm
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Integer
 from scipy import ndimage
 
 from voxelsam.space.grid import Grid
@@ -22,7 +22,7 @@ _COARSER = 1.01
 
 def resample(
     data: Pixels, source: Grid, target: Grid, order: Order = 1, fill: float | None = None
-) -> Float32[np.ndarray, "channels i j k"]:
+) -> Float32[np.ndarray, "channels target_i target_j target_k"]:
     """Intensities at the voxels of another grid.
 
     Where voxels get coarser the image is smoothed first (Gaussian, half-width at half maximum matched to the change
@@ -49,10 +49,12 @@ def resample(
     return result
 
 
-def resample_labels(labels: LabelArray, source: Grid, target: Grid, fill: int = 0) -> LabelArray:
+def resample_labels(
+    labels: LabelArray, source: Grid, target: Grid, fill: int = 0
+) -> Integer[np.ndarray, "target_i target_j target_k"]:
     """Label values at the voxels of another grid: the nearest voxel's, ``fill`` outside the source."""
     matrix = _index_map(source, target)
-    result: LabelArray = ndimage.affine_transform(
+    result: Integer[np.ndarray, "target_i target_j target_k"] = ndimage.affine_transform(
         labels, matrix[:3, :3], matrix[:3, 3], target.shape, order=0, mode="grid-constant", cval=fill
     )
     return result

@@ -163,7 +163,9 @@ def _zoomed(images: Num[Tensor, "n c h w"], size: Size) -> Num[Tensor, "n c mode
     factors = size[0] / planes.shape[2], size[1] / planes.shape[3]
     result = np.empty((*planes.shape[:2], *size), planes.dtype)
     for index in np.ndindex(planes.shape[:2]):
-        ndimage.zoom(planes[index], factors, output=result[index], order=3)
+        # "mirror" equals the default mode, except that the default turns a last pixel that rounding puts a hair
+        # outside (63 pixels to 31, say) into 0
+        ndimage.zoom(planes[index], factors, output=result[index], order=3, mode="mirror")
     return torch.from_numpy(result).to(images.device)
 
 
@@ -172,7 +174,7 @@ def _nearest(frame: FrameMap, axis: int) -> Int64[Tensor, " content"]:
     source, content = frame.source[axis], frame.content[axis]
     places = torch.arange(content, dtype=torch.float64)
     if frame.interpolation == "cubic":
-        # the same operations in the same order as scipy's, so that ties fall to the same side
+        # scipy's operations in scipy's order, so that ties fall to the same side
         step = (source - 1) / (content - 1) if content > 1 else 1.0
         return (places * step + 0.5).floor().long()
     return ((places + 0.5) * (source / content)).floor().long().clamp(max=source - 1)

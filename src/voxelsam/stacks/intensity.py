@@ -174,13 +174,13 @@ def _moments(channel: Shaped[np.ndarray, "i j k"]) -> tuple[float, float]:
     return float(channel.mean(dtype=np.float64)), float(channel.std(dtype=np.float64))
 
 
-CT_ABDOMEN = Intensity("window", low=-200, high=250)
+CT_ABDOMEN = Intensity("window", low=-200.0, high=250.0)
 """Abdominal CT, HU; MA-SAM's window for BTCV."""
-CT_PANCREAS = Intensity("window", low=-50, high=200)
+CT_PANCREAS = Intensity("window", low=-50.0, high=200.0)
 """Pancreas CT, HU; MA-SAM's window for MSD pancreas."""
 MR = Intensity("percentile")
 """MR: 0.5th to 99.5th percentile of each volume."""
-MR_PROSTATE = Intensity("percentile", low=0, high=99)
+MR_PROSTATE = Intensity("percentile", low=0.0, high=99.0)
 """Prostate MR as prepared for MA-SAM: from the lowest value to the 0.99 quantile of each volume."""
 PICTURE = Intensity("unit")
 """Pictures and videos, 0 to 255."""

@@ -89,10 +89,8 @@ class Labels:
 
     def unexpected(self, array: Integer[np.ndarray, "..."]) -> dict[int, int]:
         """Values of an array that the table does not know, each with its number of voxels."""
-        known = [*self.values.values(), *([] if self.ignore is None else [self.ignore])]
-        strange = array[~np.isin(array, known)]
-        found, counts = np.unique(strange, return_counts=True)
-        return {int(value): int(count) for value, count in zip(found, counts, strict=True)}
+        known = {*self.values.values(), self.ignore}
+        return {value: count for value, count in count_values(array).items() if value not in known}
 
     def check(self, array: Integer[np.ndarray, "..."], where: str = "the label array") -> None:
         """Refuses an array with values outside the table.
@@ -143,11 +141,10 @@ class Labels:
         Raises:
             LabelError: LAB-02, an index is no class of this table.
         """
-        ignoring = self.ignore is not None
-        good = (array >= 0) & (array < self.count) | (ignoring & (array == self.ignore_class))
-        if not good.all():
-            found, counts = np.unique(array[~good], return_counts=True)
-            listed = ", ".join(f"{value} ({count} voxels)" for value, count in zip(found, counts, strict=True))
+        known = {*range(self.count), *([] if self.ignore is None else [self.ignore_class])}
+        strange = {value: count for value, count in count_values(array).items() if value not in known}
+        if strange:
+            listed = ", ".join(f"{value} ({count} voxels)" for value, count in strange.items())
             raise LabelError(
                 f"classes run from 0 to {self.count - 1}, but the array also holds {listed}", code="LAB-02"
             )
@@ -197,6 +194,18 @@ class Labels:
     def _known(self) -> str:
         known = [f"{value} {name}" for name, value in self.to_json().items()]
         return ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
+
+
+def count_values(array: Integer[np.ndarray, "..."]) -> dict[int, int]:
+    """Number of voxels of each value in an array of integers, in the order of the values."""
+    flat = array.ravel(order="K")
+    if flat.dtype in (np.uint8, np.uint16):
+        every = np.bincount(flat)
+        found = np.flatnonzero(every)
+        counts = every[found]
+    else:
+        found, counts = np.unique(flat, return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
 
 
 def colours_to_labels(

@@ -1,0 +1,196 @@
+"""What every method promises, whatever it does: runs over all plug-ins × two tiny backbones."""
+
+import copy
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from voxelsam import adapt, backbones, config, plugins
+from voxelsam.adapt import Adaptation
+from voxelsam.errors import ConfigError
+from voxelsam.model import Segmenter
+from voxelsam.nn.backbone import Backbone
+from voxelsam.nn.seam import Stack
+from voxelsam.train.losses import dice_ce
+
+CLASSES = 3
+SIZES = {"square": (64, 64), "padded": (40, 72)}
+"""Pixels (height, width); the second makes 5 × 9 tokens, which windows of 8 do not divide."""
+
+
+@pytest.fixture(params=SIZES)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return backbones.build("sam-tiny", SIZES[request.param])
+
+
+@pytest.fixture(params=plugins.names("adapt"))
+def method(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def adaptation(method: str, backbone: Backbone) -> Adaptation:
+    torch.manual_seed(1)
+    return adapt.build(method, {}, backbone, CLASSES)
+
+
+def stacks(backbone: Backbone, batch: int = 1, depth: int = 2, seed: int = 0) -> Tensor:
+    return torch.rand(batch, depth, 3, *backbone.image_size, generator=torch.Generator().manual_seed(seed))
+
+
+def logits(backbone: Backbone, adaptation: Adaptation, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return Segmenter(backbone, adaptation).eval()(images)
+
+
+def shaken(adaptation: Adaptation) -> Adaptation:
+    """As after some training: no factor is zero any more."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in adaptation.encoder.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return adaptation
+
+
+def train(segmenter: Segmenter, images: Tensor, steps: int) -> None:
+    """Some steps without weight decay, so that only gradients move anything."""
+    torch.manual_seed(3)
+    optimiser = torch.optim.Adam([p for p in segmenter.parameters() if p.requires_grad], lr=1e-3)
+    target = torch.randint(0, CLASSES, (images.shape[0] * images.shape[1], *images.shape[-2:]))
+    segmenter.train()
+    for _ in range(steps):
+        optimiser.zero_grad()
+        dice_ce(segmenter(images).flatten(0, 1), target)[0].backward()
+        optimiser.step()
+
+
+def test_starts_as_the_backbone_if_it_says_so(backbone: Backbone, adaptation: Adaptation) -> None:
+    frames, encoder = stacks(backbone)[0], adaptation.image_encoder or backbone.image_encoder
+    with torch.no_grad():
+        adapted = encoder(frames, Stack(2), adaptation.eval().encoder)
+        plain = backbone.image_encoder(frames)
+    assert torch.allclose(adapted, plain, atol=1e-6) == adaptation.starts_as_backbone
+
+
+def test_training_leaves_the_backbone_and_moves_the_rest(backbone: Backbone, adaptation: Adaptation) -> None:
+    frozen = copy.deepcopy(backbone.state_dict())
+    before = copy.deepcopy(dict(adaptation.named_parameters()))
+    train(Segmenter(backbone, adaptation), stacks(backbone), steps=3)
+    assert [name for name, tensor in backbone.state_dict().items() if not torch.equal(tensor, frozen[name])] == []
+    still = {name for name, parameter in adaptation.named_parameters() if torch.equal(parameter, before[name])}
+    assert still == {name for name, parameter in adaptation.named_parameters() if not parameter.requires_grad}
+
+
+def test_counts_are_what_training_moves(adaptation: Adaptation) -> None:
+    trained = sum(parameter.numel() for parameter in adaptation.parameters() if parameter.requires_grad)
+    assert sum(adaptation.counts().values()) == trained > 0
+
+
+def test_saved_and_loaded_is_the_same(method: str, backbone: Backbone, adaptation: Adaptation, tmp_path: Path) -> None:
+    shaken(adaptation)
+    save_file(adaptation.state_dict(), tmp_path / "adaptation.safetensors")
+    other = adapt.build(method, {}, backbone, CLASSES)
+    other.load_state_dict(load_file(tmp_path / "adaptation.safetensors"))
+    images = stacks(backbone)
+    assert torch.equal(logits(backbone, adaptation, images), logits(backbone, other, images))
+
+
+@pytest.mark.parametrize("depth", [1, 3])
+def test_any_depth_gives_logits_of_the_input_size(backbone: Backbone, adaptation: Adaptation, depth: int) -> None:
+    result = logits(backbone, shaken(adaptation), stacks(backbone, depth=depth))
+    assert result.shape == (1, depth, CLASSES, *backbone.image_size)
+    assert result.isfinite().all()
+
+
+def test_stacks_do_not_influence_each_other(backbone: Backbone, adaptation: Adaptation) -> None:
+    shaken(adaptation)
+    both = stacks(backbone, batch=2, depth=3)
+    together = logits(backbone, adaptation, both)
+    alone = torch.cat([logits(backbone, adaptation, one[None]) for one in both])
+    assert torch.allclose(together, alone, atol=1e-4)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_compiles_as_one_graph(backbone: Backbone, adaptation: Adaptation) -> None:
+    segmenter = Segmenter(backbone, shaken(adaptation)).eval()
+    images = stacks(backbone)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(segmenter, backend="eager", fullgraph=True)(images)
+    assert torch.allclose(compiled, segmenter(images), atol=1e-4)
+
+
+def test_half_precision_is_finite(backbone: Backbone, adaptation: Adaptation) -> None:
+    segmenter = Segmenter(backbone, shaken(adaptation)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = segmenter(stacks(backbone))
+    result.float().square().mean().backward()
+    assert result.isfinite().all()
+    gradients = [parameter.grad for parameter in adaptation.parameters() if parameter.requires_grad]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
+
+
+def test_shares_no_tensor_and_repeats_only_the_names_of_copies(backbone: Backbone, adaptation: Adaptation) -> None:
+    own, frozen = adaptation.state_dict(), backbone.state_dict()
+    places = [tensor.data_ptr() for tensor in (*own.values(), *frozen.values())]
+    assert len(set(places)) == len(places)
+    assert {name.partition(".")[0] for name in own.keys() & frozen.keys()} <= {"prompt_encoder", "image_encoder"}
+
+
+def test_merged_is_the_same_model(backbone: Backbone, adaptation: Adaptation) -> None:
+    images, encoder = stacks(backbone), shaken(adaptation).encoder
+    if not hasattr(encoder, "folded"):
+        with pytest.raises(ConfigError, match="nothing to fold"):
+            adapt.merged(adaptation, backbone)
+        return
+    frozen, expected = copy.deepcopy(backbone.state_dict()), logits(backbone, adaptation, images)
+    own = copy.deepcopy(adaptation.state_dict())
+    merged = adapt.merged(adaptation, backbone)
+    result = logits(backbone, merged, images)
+    assert (result - expected).norm() <= 1e-5 * expected.norm()
+    block = torch.rand(2, 5, 9, 3 * backbone.variant.dim)
+    assert merged.encoder.qkv(0, block, block[..., : backbone.variant.dim]) is block
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in backbone.state_dict().items())
+    assert all(torch.equal(tensor, own[name]) for name, tensor in adaptation.state_dict().items())
+    places = {tensor.data_ptr() for tensor in (*frozen.values(), *adaptation.state_dict().values())}
+    assert places.isdisjoint(tensor.data_ptr() for tensor in merged.state_dict().values())
+    assert merged.counts() == {}
+    assert not merged.training
+
+
+def test_configuration_goes_through_yaml(method: str) -> None:
+    kind = adapt.config_of(method)
+    assert dataclasses.is_dataclass(kind)
+    default = kind()
+    assert config.parse(kind, yaml.safe_load(config.dump(default)) or {}) == default
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        default.anything = 1
+
+
+def test_unknown_keys_and_foreign_configurations_are_refused(method: str, backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="rnak: unknown key"):
+        adapt.build(method, {"rnak": 4}, backbone, CLASSES)
+    with pytest.raises(ConfigError, match="needs a"):
+        adapt.build(method, 4, backbone, CLASSES)
+
+
+def test_background_alone_is_no_task(method: str, backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="count the background"):
+        adapt.build(method, {}, backbone, 1)
+
+
+def test_builds_where_the_backbone_is(method: str) -> None:
+    with torch.device("meta"):
+        backbone = Backbone(backbones.build("sam-tiny").variant)
+    adaptation = adapt.build(method, {}, backbone, CLASSES)
+    assert {tensor.device.type for tensor in adaptation.state_dict().values()} == {"meta"}
+
+
+def test_unknown_methods_are_refused(backbone: Backbone) -> None:
+    with pytest.raises(ConfigError, match="no plug-in 'ma-sam' in adapt"):
+        adapt.build("ma-sam", {}, backbone, CLASSES)

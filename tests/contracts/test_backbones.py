@@ -1,0 +1,123 @@
+"""What holds for every backbone plug-in; a new module is tested by these without a word."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from voxelsam import backbones, plugins
+from voxelsam.nn.backbone import Variant
+from voxelsam.nn.seam import EncoderAdaptation, Stack
+
+MODULES = plugins.names("backbones")
+VARIANTS = list(backbones.VARIANTS)
+
+
+class Recorder(EncoderAdaptation):
+    def __init__(self):
+        super().__init__()
+        self.calls, self.grids = [], []
+
+    def before_attention(self, block, x, stack):
+        self.calls.append((block, "before_attention"))
+        self.grids.append(tuple(x.shape[1:]))
+        return x
+
+    def qkv(self, block, qkv, x):
+        self.calls.append((block, "qkv", qkv.shape[-1], x.shape[-1], tuple(x.shape[1:3])))
+        return qkv
+
+    def attention(self, block, attend, x, stack):
+        self.calls.append((block, "attention"))
+        return attend(x)
+
+    def before_mlp(self, block, x, stack):
+        self.calls.append((block, "before_mlp"))
+        return x
+
+    def mlp(self, block, mlp, x, stack):
+        self.calls.append((block, "mlp"))
+        return mlp(x)
+
+
+def slim(name: str, grid: tuple[int, int]) -> tuple[backbones.Backbone, Variant]:
+    """The variant with few channels: same blocks, windows and patches."""
+    full = backbones.VARIANTS[name]
+    variant = replace(full, name="slim", dim=4 * full.heads, decoder_dim=32, decoder_mlp=32, iou_hidden=16)
+    size = (grid[0] * full.patch, grid[1] * full.patch)
+    owner = next(module for module in map(load, MODULES) if name in module.VARIANTS)
+    return owner.build(variant, size), variant
+
+
+def load(module):
+    return plugins.load("backbones", module)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_offers_what_the_folder_asks_for(module):
+    offered = load(module)
+    assert offered.__doc__
+    assert all(name == variant.name for name, variant in offered.VARIANTS.items())
+    assert all(callable(rename) for rename in offered.DIALECTS.values())
+    assert set(offered.VARIANTS) <= set(backbones.VARIANTS)
+
+
+def test_names_of_variants_are_unique():
+    assert sum(len(load(module).VARIANTS) for module in MODULES) == len(VARIANTS)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_block_spec_is_true(name):
+    grid = (3, 5)
+    backbone, variant = slim(name, grid)
+    recorder, frames = Recorder(), 2
+    images = torch.randn(frames, 3, *backbone.image_size)
+    features = backbone.image_encoder(images, Stack(frames), recorder)
+    assert features.shape == (frames, variant.decoder_dim, *grid)
+    specs = backbone.image_encoder.blocks_spec
+    assert len(specs) == variant.depth
+    seen = [call for call in recorder.calls if call[1] == "qkv"]
+    for block, (spec, call, shape) in enumerate(zip(specs, seen, recorder.grids, strict=True)):
+        assert shape == (*spec.grid, spec.dim)
+        side = (spec.window, spec.window) if spec.window else spec.grid
+        assert call == (block, "qkv", 3 * spec.dim, spec.dim, side)
+        assert spec.dim % spec.heads == 0
+        assert (spec.window == 0) == (block in variant.global_blocks)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_points_are_called_in_order_once_per_block(name):
+    backbone, variant = slim(name, (2, 3))
+    recorder = Recorder()
+    backbone.image_encoder(torch.randn(1, 3, *backbone.image_size), adaptation=recorder)
+    order = ("before_attention", "attention", "qkv", "before_mlp", "mlp")
+    assert [call[:2] for call in recorder.calls] == [(b, point) for b in range(variant.depth) for point in order]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_backbone_is_frozen_in_evaluation_mode_and_runs_from_image_to_masks(name):
+    backbone, variant = slim(name, (2, 3))
+    assert not any(tensor.requires_grad for tensor in backbone.parameters())
+    assert not any(module.training for module in backbone.train().modules())
+    features = backbone.image_encoder(torch.randn(2, 3, *backbone.image_size))
+    sparse, dense = backbone.prompt_encoder(None, 2)
+    scores = backbone.mask_decoder(features, backbone.prompt_encoder.dense_pe(), sparse, dense)
+    assert scores.logits.shape == (2, variant.masks, 8, 12)
+    assert scores.logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_what_is_saved_is_found_again(name, tmp_path):
+    backbone, variant = slim(name, (2, 3))
+    torch.save(backbone.state_dict(), tmp_path / "x.pth")
+    again, report = backbones.load(tmp_path / "x.pth", variant=variant)
+    assert again.image_size == backbone.image_size
+    assert not report.resized
+    assert all(torch.equal(tensor, again.state_dict()[key]) for key, tensor in backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_pixel_statistics_are_given_for_0_to_255(name):
+    variant = backbones.VARIANTS[name]
+    assert all(0 <= value < 255 for value in variant.pixel_mean)
+    assert all(1 < value <= 255 for value in variant.pixel_std)

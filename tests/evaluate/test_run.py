@@ -1,0 +1,214 @@
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+
+from voxelsam.data import phantom
+from voxelsam.errors import ConfigError, InputError, InputWarning
+from voxelsam.evaluate import evaluate
+from voxelsam.formats import read_labels
+from voxelsam.space.grid import Grid
+from voxelsam.volumes.labels import Labels
+
+
+def moved(grid, mm):
+    affine = grid.affine.copy()
+    affine[0, 3] += mm
+    return Grid(grid.shape, affine)
+
+
+def test_scores_by_hand(pairs, labels):
+    report = evaluate(*pairs, labels=labels)
+    liver, tumour = report.classes
+    assert [case.case for case in report.cases] == ["a", "b"]
+    assert liver.dice == pytest.approx((1 + 2 / 3) / 2)
+    assert liver.iou == pytest.approx((1 + 1 / 2) / 2)
+    assert (tumour.dice, tumour.cases, tumour.both_empty) == (1, 1, 1)
+    assert report.cases[0].spacing == pytest.approx((1.5, 2, 3))
+
+
+def test_references_against_themselves_are_perfect(pairs, labels):
+    report = evaluate(pairs[1], pairs[1], labels=labels)
+    assert report.mean_dice == 1
+    assert not report.failures
+
+
+def test_rule_for_both_empty_is_used_and_stated(pairs, labels, tmp_path):
+    report = evaluate(*pairs, labels=labels, empty="ma_sam", out=tmp_path / "out")
+    assert report.empty == "one"
+    assert report.classes[1].cases == 2
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["empty"]["rule"] == "one"
+
+
+def test_another_shape_is_a_failure_and_not_a_score(pairs, save, labels):
+    guess, truth = pairs
+    save(guess / "b.nii.gz", np.zeros((6, 5, 3)), Grid((6, 5, 3), np.eye(4)))
+    report = evaluate(guess, truth, labels=labels)
+    assert [case.case for case in report.cases] == ["a"]
+    (failure,) = report.failures
+    assert (failure.case, failure.code) == ("b", "GEO-01")
+
+
+@pytest.mark.filterwarnings("ignore::voxelsam.errors.InputWarning")
+@pytest.mark.parametrize(("mm", "scored"), [(0.4, 2), (0.6, 1), (-3, 1)])
+def test_half_a_millimetre_is_the_limit(pairs, save, grid, labels, mm, scored):
+    guess, truth = pairs
+    save(guess / "b.nii.gz", np.zeros(grid.shape), moved(grid, mm))
+    report = evaluate(guess, truth, labels=labels)
+    assert len(report.cases) == scored
+    assert [failure.code for failure in report.failures] == ["GEO-02"] * (2 - scored)
+
+
+def test_equal_arrays_with_flipped_axes_are_no_pair(pairs, save, grid, labels):
+    guess, truth = pairs
+    flipped = grid.affine @ np.diag([-1.0, 1, 1, 1])
+    save(guess / "a.nii.gz", np.ones(grid.shape), Grid(grid.shape, flipped))
+    assert [failure.case for failure in evaluate(guess, truth, labels=labels).failures] == ["a"]
+
+
+def test_small_displacement_is_scored_and_reported(pairs, save, grid, labels):
+    guess, truth = pairs
+    save(guess / "b.nii.gz", np.zeros(grid.shape), moved(grid, 0.2))
+    with pytest.warns(InputWarning, match="GEO-02"):
+        report = evaluate(guess, truth, labels=labels)
+    assert report.cases[1].displacement == pytest.approx(0.2, abs=1e-4)
+
+
+def test_unknown_values_and_broken_files_are_failures(pairs, save, grid, labels):
+    guess, truth = pairs
+    save(guess / "a.nii.gz", np.full(grid.shape, 3), labels=Labels({"background": 0, "other": 3}))
+    (guess / "b.nii.gz").write_bytes(b"<html>")
+    report = evaluate(guess, truth, labels=labels)
+    assert not report.cases
+    assert [failure.code for failure in report.failures] == ["LAB-02", "SET-03"]
+    assert math.isnan(report.mean_dice)
+
+
+def test_missing_predictions_stop_unless_allowed(pairs, labels):
+    guess, truth = pairs
+    (guess / "b.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"1 of 2 references have no prediction.*: b;"):
+        evaluate(guess, truth, labels=labels)
+    report = evaluate(guess, truth, labels=labels, allow_missing=True)
+    assert [case.case for case in report.cases] == ["a"]
+    assert [(failure.case, failure.reason) for failure in report.failures] == [("b", "there is no prediction")]
+
+
+def test_predictions_without_reference_are_named_in_a_warning(pairs, labels):
+    guess, truth = pairs
+    shutil.copy(guess / "a.nii.gz", guess / "x.nii.gz")
+    with pytest.warns(InputWarning, match="without a reference.*x"):
+        report = evaluate(guess, truth, labels=labels)
+    assert report.extra == ("x",)
+    assert len(report.cases) == 2
+
+
+def test_nothing_to_compare_is_refused(pairs, tmp_path, save, grid, labels):
+    save(tmp_path / "other" / "z.nii.gz", np.zeros(grid.shape))
+    with pytest.raises(InputError, match="nothing to compare"):
+        evaluate(tmp_path / "other", pairs[1], labels=labels)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_folders_that_are_missing_or_empty_are_named(pairs, tmp_path, labels, side):
+    folders = list(pairs)
+    folders[side] = tmp_path / "nowhere"
+    with pytest.raises(InputError, match="nowhere"):
+        evaluate(*folders, labels=labels)
+    (tmp_path / "nowhere").mkdir()
+    with pytest.raises(InputError, match="nowhere"):
+        evaluate(*folders, labels=labels)
+
+
+def test_a_case_twice_is_refused(pairs, save, grid, labels):
+    save(pairs[0] / "a.nii", np.zeros(grid.shape))
+    with pytest.raises(InputError, match="case a is there twice"):
+        evaluate(*pairs, labels=labels)
+
+
+def test_unknown_rule_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ConfigError, match="no rule"):
+        evaluate(tmp_path, tmp_path, empty="maybe")
+
+
+def test_other_files_in_the_folder_are_not_predictions(pairs, labels):
+    (pairs[0] / "summary.json").write_text("{}")
+    (pairs[0] / ".hidden.nii.gz").write_text("")
+    assert not evaluate(*pairs, labels=labels).extra
+
+
+def test_table_comes_from_the_description_above_the_folder(pairs, labels):
+    (pairs[1].parent / "dataset.json").write_text(json.dumps({"labels": labels.to_json()}))
+    assert evaluate(*pairs).labels == labels
+
+
+def test_description_without_a_table_is_refused(pairs):
+    (pairs[1] / "dataset.json").write_text("{}")
+    with pytest.raises(InputError, match="no readable table"):
+        evaluate(*pairs)
+
+
+def test_table_is_made_from_the_values_where_none_is_known(pairs):
+    report = evaluate(*pairs)
+    assert report.labels.values == {"background": 0, "label_1": 1, "label_7": 7}
+
+
+def test_references_by_case_id(pairs, labels):
+    guess, truth = pairs
+    with pytest.warns(InputWarning, match="without a reference"):
+        report = evaluate(guess, {"b": truth / "a.nii.gz"}, labels=labels)
+    assert [case.reference.name for case in report.cases] == ["a.nii.gz"]
+
+
+def test_two_files(pairs, labels):
+    report = evaluate(pairs[0] / "b.nii.gz", pairs[1] / "a.nii.gz", labels=labels)
+    assert [case.case for case in report.cases] == ["a"]
+
+
+def test_progress_is_told_about_every_case(pairs, labels):
+    told = []
+    evaluate(*pairs, labels=labels, progress=lambda *step: told.append(step))
+    assert told == [(0, 2, "a"), (1, 2, "b")]
+
+
+def test_ignored_voxels_do_not_count(tmp_path, save, grid):
+    table = Labels({"background": 0, "liver": 1}, ignore=9)
+    truth, guess = np.zeros(grid.shape), np.zeros(grid.shape)
+    truth[:2], truth[2:4], guess[:4] = 1, 9, 1
+    save(tmp_path / "t" / "a.nii.gz", truth, labels=table)
+    save(tmp_path / "g" / "a.nii.gz", guess, labels=table)
+    assert evaluate(tmp_path / "g", tmp_path / "t", labels=table).mean_dice == 1
+    guess[5] = 9
+    save(tmp_path / "g" / "a.nii.gz", guess, labels=table)
+    (failure,) = evaluate(tmp_path / "g", tmp_path / "t", labels=table).failures
+    assert "ignore value 9" in failure.reason
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return phantom.make(tmp_path_factory.mktemp("data"), cases=3, test_cases=1, folds=1, shape=(24, 22, 8))
+
+
+def test_data_set_folder_gives_table_and_the_part_that_was_predicted(dataset):
+    report = evaluate(dataset / "labelsTr", dataset)
+    assert report.labels.names == phantom.ORGANS
+    assert len(report.cases) == 3
+    assert report.mean_dice == 1
+
+
+def test_label_folder_of_a_data_set_gives_the_table(dataset):
+    report = evaluate(dataset / "labelsTs", dataset / "labelsTs")
+    assert report.labels.names == phantom.ORGANS
+    assert len(report.cases) == 1
+
+
+def test_swapped_kidneys_cost_both_organs(dataset, tmp_path, save):
+    truth = read_labels(dataset / "labelsTr" / "phantom_000.nii.gz")
+    swapped = np.choose(truth.data, [0, 1, 3, 2, 4, 5, 6])
+    save(tmp_path / "phantom_000.nii.gz", swapped, truth.grid, truth.labels)
+    report = evaluate(tmp_path, dataset, allow_missing=True)
+    scores = {row.name: row.dice for row in report.classes}
+    assert scores["kidney_left"] == scores["kidney_right"] == 0
+    assert scores["liver"] == 1

@@ -1,0 +1,101 @@
+"""Many volumes: names, refusals, failures."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from voxelsam import bundle
+from voxelsam.errors import InputError, OutputError
+from voxelsam.infer import cohort
+from voxelsam.infer.predictor import Predictor
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+def test_one_channel_files_keep_their_names(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a_0000.nii.gz", "scan_2023.nii", "notes.txt")
+    found = cohort.tasks(source, tmp_path / "out", 1)
+    assert {task.id: task.output.name for task in found} == {"a": "a.nii.gz", "scan_2023": "scan_2023.nii.gz"}
+
+
+def test_channels_of_a_case_belong_together_in_order(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
+    found = cohort.tasks(source, tmp_path / "out", 2)
+    assert [[path.name for path in task.images] for task in found] == [
+        ["a_0000.nii.gz", "a_0001.nii.gz"],
+        ["b_0000.nii.gz", "b_0001.nii.gz"],
+    ]
+
+
+def test_one_file_may_name_its_mask(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz"
+    assert cohort.tasks(source, tmp_path / "mask.nii", 1)[0].output == tmp_path / "mask.nii"
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "output", "complaint"),
+    [
+        ((), 1, "out", "no NIfTI file"),
+        (("a.txt",), 1, "out", "no NIfTI file"),
+        (("a_0000.nii.gz",), 2, "out", "a: a_0000.nii.gz"),
+        (("a.nii", "a.nii.gz"), 1, "out", "one file per case"),
+        (("a.nii.gz", "b.nii.gz"), 1, "mask.nii.gz", "give a folder"),
+    ],
+)
+def test_what_cannot_be_assigned_is_refused(
+    tmp_path: Path, names: tuple[str, ...], channels: int, output: str, complaint: str
+) -> None:
+    with pytest.raises(InputError, match=complaint):
+        cohort.tasks(touch(tmp_path / "in", *names), tmp_path / output, channels)
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nowhere"):
+        cohort.tasks(tmp_path / "nowhere", tmp_path / "out", 1)
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    todo = cohort.tasks(touch(tmp_path / "in", "a.nii.gz"), tmp_path / "out", 1)
+    touch(tmp_path / "out", "precious.txt")
+    with pytest.raises(OutputError, match="not empty"):
+        cohort.check_output(todo, tmp_path / "out", {}, go_on=False)
+    cohort.check_output(todo, tmp_path / "out", {}, go_on=True)
+
+
+def test_masks_of_two_models_are_never_mixed(tmp_path: Path) -> None:
+    todo = cohort.tasks(touch(tmp_path / "in", "a.nii.gz"), tmp_path / "out", 1)
+    cohort.write_record(tmp_path / "out", {"model": "one"})
+    cohort.check_output(todo, tmp_path / "out", {"model": "one"}, go_on=True)
+    with pytest.raises(OutputError, match="another model"):
+        cohort.check_output(todo, tmp_path / "out", {"model": "two"}, go_on=True)
+
+
+def test_an_existing_mask_file_is_not_replaced(tmp_path: Path) -> None:
+    todo = cohort.tasks(touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz", tmp_path / "mask.nii.gz", 1)
+    (tmp_path / "mask.nii.gz").write_bytes(b"")
+    with pytest.raises(OutputError, match="exists already"):
+        cohort.check_output(todo, tmp_path / "mask.nii.gz", {}, go_on=False)
+
+
+def test_a_bad_case_stops_nothing_else(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(phantom / "imagesTs", tmp_path / "in"))
+    (source / "aaa_0000.nii.gz").write_bytes(b"<html>sorry</html>")
+    predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
+    todo = cohort.tasks(source, tmp_path / "out", 1)
+    outcomes = list(cohort.run(predictor, todo))
+    assert [outcome.status for outcome in outcomes] == ["failed", "done"]
+    assert "aaa_0000.nii.gz" in outcomes[0].reason
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [outcomes[1].output.name]
+    assert [outcome.status for outcome in cohort.run(predictor, todo[1:])] == ["kept"]
+
+
+def test_the_record_is_plain_json(tmp_path: Path) -> None:
+    cohort.write_record(tmp_path / "out", {"model": "one"})
+    assert json.loads((tmp_path / "out" / cohort.RECORD).read_text()) == {"model": "one"}

@@ -1,0 +1,140 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxelsam.errors import LabelError
+from voxelsam.volumes.labels import Labels, colours_to_labels, count_values
+
+tables = st.builds(
+    lambda values, ignore: Labels(
+        {"background": 0, **{f"s{value}": value for value in values}}, ignore if ignore not in values else None
+    ),
+    st.sets(st.integers(1, 65535), min_size=1, max_size=40),
+    st.one_of(st.none(), st.integers(1, 65535)),
+)
+
+
+@given(tables, st.randoms(use_true_random=False))
+def test_classes_are_dense_and_lead_back_to_the_values(labels: Labels, random) -> None:
+    known = list(labels.to_json().values())
+    array = np.array([random.choice(known) for _ in range(60)]).reshape(3, 4, 5)
+    classes = labels.to_classes(array)
+    assert set(np.unique(classes)) <= {*range(labels.count), *([] if labels.ignore is None else [labels.ignore_class])}
+    np.testing.assert_array_equal(labels.from_classes(classes), array)
+
+
+@given(tables)
+def test_a_table_survives_json_and_pickle(labels: Labels) -> None:
+    assert Labels.from_json(labels.to_json()) == labels
+    assert pickle.loads(pickle.dumps(labels)) == labels  # noqa: S301 - our own bytes
+
+
+def test_classes_follow_the_order_of_the_values() -> None:
+    labels = Labels({"tumour": 7, "background": 0, "organ": 3})
+    assert labels.names == ("organ", "tumour")
+    assert labels.count == 3
+    np.testing.assert_array_equal(labels.to_classes(np.array([0, 3, 7, 3])), [0, 1, 2, 1])
+
+
+def test_ignored_voxels_are_class_255_and_no_class_of_their_own() -> None:
+    labels = Labels.from_json({"background": 0, "a": 1, "b": 2, "ignore": 3})
+    assert (labels.ignore, labels.count, labels.names) == (3, 3, ("a", "b"))
+    classes = labels.to_classes(np.array([0, 3, 2]))
+    assert classes.dtype == np.uint8
+    np.testing.assert_array_equal(classes, [0, 255, 2])
+    np.testing.assert_array_equal(labels.from_classes(classes), [0, 3, 2])
+
+
+def test_many_classes_need_sixteen_bits_and_another_ignore_class() -> None:
+    labels = Labels({"background": 0, **{f"s{value}": value for value in range(1, 300)}}, ignore=300)
+    classes = labels.to_classes(np.array([0, 255, 299, 300]))
+    assert classes.dtype == np.uint16
+    np.testing.assert_array_equal(classes, [0, 255, 299, 65535])
+
+
+def test_value_to_name_tables_are_turned_round() -> None:
+    labels = Labels.from_json({"0": "background", "2": "posterior", "1": "anterior"})
+    assert labels.to_json() == {"background": 0, "anterior": 1, "posterior": 2}
+
+
+@pytest.mark.parametrize("value", [-1, 300, 4])
+def test_unexpected_values_are_named_with_their_voxel_counts(value: int) -> None:
+    with pytest.raises(LabelError, match=rf"{value} \(2 voxels\)") as caught:
+        Labels({"background": 0, "a": 1}).to_classes(np.array([0, 1, value, value]))
+    assert caught.value.code == "LAB-02"
+
+
+def test_a_0_255_mask_is_recognised() -> None:
+    with pytest.raises(LabelError, match="0/255 mask: write 1 in place of 255"):
+        Labels({"background": 0, "a": 1}).check(np.array([0, 255]), "mask.nii.gz")
+
+
+@pytest.mark.parametrize("strange", [3, 255, -1])
+def test_classes_outside_the_table_are_refused(strange: int) -> None:
+    with pytest.raises(LabelError, match=f"{strange} \\(1 voxels\\)"):
+        Labels({"background": 0, "a": 5, "b": 9}).from_classes(np.array([0, 1, 2, strange]))
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"a": 1}, "background"),
+        ({}, "background"),
+        ({"background": 0, "a": 1, "b": 1}, "1: a, b"),
+        ({"background": 0, "a": 1, "ignore": 1}, "1: a, ignore"),
+        ({"background": 0, "a": 70000}, "70000"),
+        ({"background": 0, "a": -1}, "-1"),
+        ({"background": 0, "a": 1.5}, "1.5"),
+        ({"background": 0, "a": True}, "True"),
+        ({"background": 0, "a": "1"}, "'1'"),
+        ({"background": 0, "whole": [1, 2], "core": 2}, "whole: regions.*cannot be used yet"),
+        ({"0": "background", "1": "a", "2": "a"}, "'a' stands for 1 and for 2"),
+        ({"nought": "background"}, "neither"),
+        (["background"], "list"),
+    ],
+)
+def test_tables_that_cannot_be(table, message: str) -> None:
+    with pytest.raises(LabelError, match=message):
+        Labels.from_json(table)
+
+
+def test_colours_are_fixed_and_told_apart() -> None:
+    labels = Labels({"background": 0, **{f"s{value}": value for value in range(1, 60)}}, ignore=99)
+    assert labels.colour(0) == (0, 0, 0)
+    assert len({labels.colour(value) for value in [*range(60), 99]}) == 61
+    assert Labels({"background": 0, "other": 7}).colour(7) == labels.colour(7)
+    with pytest.raises(LabelError, match="77"):
+        labels.colour(77)
+
+
+def test_values_alone_make_a_table() -> None:
+    assert Labels.of_values({3, 0, 1}).to_json() == {"background": 0, "label_1": 1, "label_3": 3}
+    with pytest.raises(LabelError, match="-2"):
+        Labels.of_values({0, -2})
+
+
+class TestColours:
+    colours = {(255, 0, 0): 1, (0, 0, 255): 2, (0, 0, 0): 0}  # noqa: RUF012 - a constant
+
+    def test_each_colour_becomes_its_value(self) -> None:
+        picture = np.array([[[255, 0, 0], [0, 0, 255]], [[0, 0, 0], [255, 0, 0]]], np.uint8)
+        np.testing.assert_array_equal(colours_to_labels(picture, self.colours), [[1, 2], [0, 1]])
+
+    def test_unknown_colours_are_refused_by_name(self) -> None:
+        picture = np.array([[[255, 0, 0], [254, 1, 0], [254, 1, 0]]], np.uint8)
+        with pytest.raises(LabelError, match=r"\(254, 1, 0\): 2 pixels"):
+            colours_to_labels(picture, self.colours)
+
+    def test_unknown_colours_are_background_when_told_so(self) -> None:
+        picture = np.array([[255, 0, 0], [254, 1, 0]], np.uint8)
+        np.testing.assert_array_equal(colours_to_labels(picture, self.colours, unknown="background"), [1, 0])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16, np.int64])
+def test_values_are_counted_in_any_type_and_memory_order(dtype: type) -> None:
+    array = np.asfortranarray(np.array([[0, 3, 3], [200, 0, 0]]), dtype)
+    assert count_values(array) == {0: 3, 3: 2, 200: 1}
+    assert count_values(array[:, ::2]) == {0: 2, 3: 1, 200: 1}
