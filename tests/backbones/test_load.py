@@ -231,3 +231,33 @@ def test_a_file_without_positions_says_so(tmp_path, small, state):
     torch.save(state, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"1 missing: image_encoder\.pos_embed"):
         backbones.load(tmp_path / "x.pth", variant=small)
+
+
+def test_a_backbone_is_obtained_from_its_file_or_from_its_seed(tmp_path):
+    tiny, report = backbones.obtain("sam-tiny", None, (64, 96))
+    assert report.path is None
+    assert report.sha256 == backbones.fingerprint(tiny)
+    assert set(report.initialised) == set(tiny.state_dict())
+    assert "from a seed" in report.lines()[0]
+    assert report.to_json()["path"] is None
+    torch.save(tiny.state_dict(), tmp_path / "t.pth")
+    again, report = backbones.obtain(None, tmp_path / "t.pth")
+    assert report.path == tmp_path / "t.pth"
+    assert torch.equal(again.image_encoder.pos_embed, tiny.image_encoder.pos_embed)
+
+
+def test_sizes_are_known_without_building(tmp_path):
+    torch.save(backbones.build("sam-tiny").state_dict(), tmp_path / "t.pth")
+    tiny = backbones.VARIANTS["sam-tiny"]
+    assert backbones.variant_of("sam-tiny", None) == backbones.variant_of(None, tmp_path / "t.pth") == tiny
+    assert backbones.variant_of("medsam", tmp_path / "absent.pth").name == "medsam"
+
+
+@pytest.mark.parametrize("call", [backbones.obtain, backbones.variant_of])
+def test_a_public_model_without_its_checkpoint_is_refused(call):
+    with pytest.raises(WeightsError, match="sam-vit-b without its checkpoint would be random"):
+        call("sam-vit-b", None)
+    with pytest.raises(ConfigError, match="which backbone"):
+        call(None, None)
+    with pytest.raises(ConfigError, match="no backbone 'x'"):
+        call("x", None)

@@ -23,7 +23,7 @@ SIZES = {"square": (64, 64), "padded": (40, 72)}
 """Pixels (height, width); the second makes 5 × 9 tokens, which windows of 8 do not divide."""
 
 
-@pytest.fixture(params=SIZES)
+@pytest.fixture(params=SIZES, scope="module")
 def backbone(request: pytest.FixtureRequest) -> Backbone:
     return backbones.build("sam-tiny", SIZES[request.param])
 
@@ -116,8 +116,11 @@ def test_stacks_do_not_influence_each_other(backbone: Backbone, adaptation: Adap
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
-def test_compiles_as_one_graph(backbone: Backbone, adaptation: Adaptation) -> None:
-    segmenter = Segmenter(backbone, shaken(adaptation)).eval()
+@pytest.mark.slow
+def test_compiles_as_one_graph(method: str) -> None:
+    sizes = dataclasses.replace(backbones.VARIANTS["sam-tiny"], name="two blocks", depth=2, global_blocks=(1,))
+    backbone = Backbone(sizes, SIZES["padded"])
+    segmenter = Segmenter(backbone, shaken(adapt.build(method, {}, backbone, CLASSES))).eval()
     images = stacks(backbone)
     torch._dynamo.reset()
     with torch.no_grad():

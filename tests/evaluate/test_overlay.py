@@ -37,7 +37,7 @@ def middle(mask):
 def test_prediction_is_filled_on_its_side_and_slice():
     volume, label = scene()
     pixels = picture(overlay(volume, None, label, slices=1))
-    organ = like(pixels, np.array(LABELS.colour(1)) * 0.5)
+    organ = like(pixels, np.array(LABELS.colour(1)) * 0.5, 15)
     assert organ.sum() > 500
     down, right = middle(organ)
     assert right < 0.5
@@ -48,7 +48,7 @@ def test_image_lies_under_its_label():
     volume, label = scene(shape=(30, 24, 7))
     data = np.where(label.data > 0, 240, -160).astype(np.int16)
     bright = like(picture(overlay(Volume(data[None], volume.grid, "CT"), None, None, slices=30))[30:], (255, 255, 255))
-    filled = like(picture(overlay(volume, None, label, slices=1))[30:-60], np.array(LABELS.colour(1)) * 0.5)
+    filled = like(picture(overlay(volume, None, label, slices=1))[30:-60], np.array(LABELS.colour(1)) * 0.5, 15)
     bright = bright[:, 2 * bright.shape[1] // 7 : 3 * bright.shape[1] // 7]  # the third of seven slices
     np.testing.assert_allclose(middle(bright), middle(filled), atol=0.1)
     ratios = [np.divide(*(np.ptp(np.argwhere(mask), axis=0) + 1.0)) for mask in (bright, filled)]

@@ -85,9 +85,11 @@ class TestLike:
             np.testing.assert_array_equal(read_labels(tmp_path / "out.nii.gz").grid.affine, image.grid.affine)
 
     def test_a_frame_of_a_series_gives_a_plain_volume(self, make, scan, tmp_path) -> None:
-        image = read(make(np.stack([scan, scan], -1)), frame=1)
+        image = read(make(np.stack([scan, scan], -1), pixdim=[-1, 0.7, 0.9, 2.5, 2000, 1, 1, 1]), frame=1)
         write_labels(tmp_path / "out.nii.gz", LabelMap(scan % 3, image.grid, TABLE), like=image)
-        assert nibabel.load(tmp_path / "out.nii.gz").shape == scan.shape
+        written = nibabel.load(tmp_path / "out.nii.gz")
+        assert written.shape == scan.shape
+        assert written.header["pixdim"][4] == 1
 
     def test_text_of_the_source_does_not_travel_along(self, make, scan, tmp_path) -> None:
         image = read(make(scan, descrip=b"Doe^Jane", aux_file=b"Doe", intent_name=b"Doe", db_name=b"Doe"))

@@ -28,7 +28,7 @@ from voxelsam.train.losses import dice_ce
 from voxelsam.train.schedule import rate
 
 BASE_RATE, WARMUP, DECAY, POWER = 8e-4, 250, 400 * 126, 7.0
-"""Learning rate of the official training on BTCV (spec, section 4)."""
+"""Learning rate of the official training on BTCV at 126 steps per epoch."""
 
 FACT = re.compile(
     r"sam\.image_encoder\.ImageEncoderViT\.blocks\.(\d+)\.Block\.attn\.Attention\.qkv\.([qv])_FacTs\.weight"
@@ -446,10 +446,3 @@ def check_training(case: Any, adaptation: Adaptation, logits: Tensor) -> None:
         case.equal(
             f"rate of step {step}", rate(int(step), BASE_RATE, WARMUP, DECAY, POWER), pytest.approx(listed, rel=1e-9)
         )
-
-
-def test_every_case_is_of_a_known_kind(golden: Path, kinds: tuple[str, ...]) -> None:
-    folders = sorted(path.name for path in golden.iterdir() if path.is_dir())
-    assert folders, f"{golden} holds no cases"
-    assert [name for name in folders if not name.startswith(kinds)] == []
-    assert [name for name in folders if not (golden / name / "manifest.json").is_file()] == []

@@ -122,6 +122,15 @@ def test_equals_the_plain_formula_for_any_grid(make_encoder, grid):
     torch.testing.assert_close(encoder(images), expected, atol=2e-5, rtol=2e-5)
 
 
+def test_the_eps_of_the_norms_shows_on_small_tokens(make_encoder):
+    encoder = make_encoder()
+    for tensor in (encoder.patch_embed.proj.weight, encoder.patch_embed.proj.bias, encoder.pos_embed):
+        tensor *= 1e-3
+    images = torch.randn(2, 3, 20, 16)
+    torch.testing.assert_close(encoder(images), by_hand(encoder, images), atol=2e-5, rtol=2e-5)
+    assert {module.eps for module in encoder.modules() if hasattr(module, "eps")} == {1e-6}
+
+
 def test_doing_nothing_at_all_points_changes_no_bit(make_encoder):
     encoder, images = make_encoder(), torch.randn(4, 3, 20, 16)
     assert torch.equal(encoder(images, Stack(2), EncoderAdaptation()), encoder(images))
@@ -218,11 +227,10 @@ def test_bfloat16_is_finite(make_encoder, grad):
 
 @pytest.mark.slow
 def test_the_whole_graph_is_captured(make_encoder):
-    encoder, adaptation, images = make_encoder(), Scaled(), torch.randn(2, 3, 20, 16)
+    encoder, images = make_encoder(depth=2), torch.randn(2, 3, 20, 16)
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")
-    with torch.no_grad():
-        for extra in ((), (Stack(2), adaptation)):
-            torch.testing.assert_close(compiled(images, *extra), encoder(images, *extra), atol=2e-5, rtol=2e-5)
+    arguments = (images, Stack(2), Scaled())
+    torch.testing.assert_close(compiled(*arguments), encoder(*arguments), atol=2e-5, rtol=2e-5)
 
 
 @pytest.mark.parametrize("size", [(20, 20), (16, 20), (24, 16)])

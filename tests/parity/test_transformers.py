@@ -218,7 +218,7 @@ def meta_name(name: str) -> str:
     part, *path, kind = name.split(".")
     if part == "vision_encoder":
         path = ["blocks" if word == "layers" else word for word in path]
-        if path[0] == "neck":
+        if path[:1] == ["neck"]:
             path[1] = str(["conv1", "layer_norm1", "conv2", "layer_norm2"].index(path[1]))
         path = ["proj" if word == "projection" else word for word in path]
         part = "image_encoder"

@@ -13,19 +13,19 @@ soft-max runs over the channels.
 
 import copy
 from collections.abc import Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import nn
 
-from voxelsam import config as configuration
-from voxelsam import plugins
 from voxelsam.adapt._origin import Origin
 from voxelsam.adapt._query_value import Foldable
+from voxelsam.config import parse
 from voxelsam.errors import ConfigError
 from voxelsam.nn.backbone import Backbone
 from voxelsam.nn.prompt_encoder import PromptEncoder
 from voxelsam.nn.seam import EncoderAdaptation
 from voxelsam.nn.vit import SamEncoder
+from voxelsam.plugins import load
 
 __all__ = ["Adaptation", "Method", "Origin", "build", "config_of", "merged"]
 
@@ -75,6 +75,7 @@ class Adaptation(nn.Module):
         return {name: count for name, count in trained.items() if count}
 
 
+@runtime_checkable
 class Method(Protocol):
     """What a module of this folder offers."""
 
@@ -109,7 +110,7 @@ def build(name: str, config: Mapping[str, Any] | object, backbone: Backbone, cla
     if classes < 2:
         raise ConfigError(f"classes count the background, so there are at least 2, but {classes} came")
     if isinstance(config, Mapping):
-        config = configuration.parse(method.Config, config, where=f"the configuration of {name}")
+        config = parse(method.Config, config, where=f"the configuration of {name}")
     if not isinstance(config, method.Config):
         raise ConfigError(f"{name} needs a {method.Config.__module__}.Config, but a {type(config).__name__} came")
     return method.build(config, backbone, classes)
@@ -134,4 +135,4 @@ def merged(adaptation: Adaptation, backbone: Backbone) -> Adaptation:
 
 
 def _method(name: str) -> Method:
-    return cast("Method", plugins.load("adapt", name))
+    return cast("Method", load("adapt", name))

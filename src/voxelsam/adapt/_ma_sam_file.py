@@ -5,12 +5,15 @@ width and classes show in the shapes; the scale of FacT must be known (the offic
 the SAM checkpoint that it was trained on.
 """
 
+import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from voxelsam.adapt import Adaptation
@@ -21,6 +24,8 @@ BLOCK = "image_encoder.ImageEncoderViT.blocks.{}.Block."
 ADAPTERS = {"before_attention_adapters": "", "before_mlp_adapters": "_2"}
 """Our two lists of adapters, and the end of the official names of their parts."""
 
+SIGMAS = {"q_FacTs": "query", "v_FacTs": "value"}
+FACTORS = {"FacTu": "down", "FacTv": "up"}
 PARTS = {
     "down.weight": "adapter_linear_down{}.weight",
     "up.weight": "adapter_linear_up{}.weight",
@@ -47,8 +52,8 @@ def official_names(adaptation: Adaptation) -> dict[str, str]:
     """Official name of every tensor → its name in the state dict of the adaptation, in the official order."""
     own = adaptation.state_dict()
     blocks = range(len([name for name in own if re.fullmatch(r"encoder\.fact\.query\.\d+\.weight", name)]))
-    names = {f"{kind}_FacTs_{i:03}": f"encoder.fact.{ours}.{i}.weight" for kind, ours in _QV for i in blocks}
-    names |= {f"image_encoder.FacT{uv}.weight": f"encoder.fact.{ours}.weight" for uv, ours in _UV}
+    names = {f"{sigma}_{i:03}": f"encoder.fact.{ours}.{i}.weight" for sigma, ours in SIGMAS.items() for i in blocks}
+    names |= {f"image_encoder.{factor}.weight": f"encoder.fact.{ours}.weight" for factor, ours in FACTORS.items()}
     names |= {name: name for name in own if name.startswith("prompt_encoder.")}
     names |= {f"mask_{name}": name for name in own if name.startswith("decoder.")}
     for block in blocks:
@@ -56,10 +61,6 @@ def official_names(adaptation: Adaptation) -> dict[str, str]:
             for part, official in PARTS.items():
                 names[BLOCK.format(block) + official.format(end)] = f"encoder.{adapters}.{block}.{part}"
     return names
-
-
-_QV = (("q", "query"), ("v", "value"))
-_UV = (("u", "down"), ("v", "up"))
 
 
 def sizes(tensors: Mapping[str, Tensor], path: Path) -> Sizes:
@@ -123,6 +124,30 @@ def load_into(adaptation: Adaptation, tensors: Mapping[str, Tensor], path: Path)
         raise WeightsError("\n".join([f"{path} is not a whole adapted checkpoint:", *lines[:10], *more]))
     adaptation.load_state_dict({ours: tensors[name] for name, ours in names.items()})
     return tuple(name for name in tensors if name not in names)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The dictionary of tensors in a ``.pth`` or ``.safetensors`` file, told apart by content; no code is run.
+
+    Raises:
+        WeightsError: the file cannot be read, is of another kind, or holds something else.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise WeightsError(f"cannot read the checkpoint {path}: {error.strerror}") from None
+    pickled = head.startswith((b"PK\x03\x04", b"\x80"))
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(
+            f"{path} ({path.stat().st_size} bytes, beginning with {head!r}) is damaged, or no file of tensors that can "
+            f"be read without running code: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from None
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise WeightsError(f"{path} should hold a plain dictionary of tensors, but holds other things")
+    return content
 
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:

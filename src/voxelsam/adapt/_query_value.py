@@ -10,6 +10,7 @@ from voxelsam.nn.seam import EncoderAdaptation
 from voxelsam.nn.vit import SamEncoder
 
 Tokens = Float[Tensor, "frames height width channels"]
+Projected = Float[Tensor, "frames height width three_channels"]
 
 
 @runtime_checkable
@@ -20,9 +21,7 @@ class Foldable(Protocol):
         """Adds the linear part to the weights of ``encoder``, in place; returns what is left to do at the points."""
 
 
-def increase(
-    qkv: Float[Tensor, "frames height width three_channels"], query: Tokens, value: Tokens
-) -> Float[Tensor, "frames height width three_channels"]:
+def increase(qkv: Projected, query: Tokens, value: Tokens) -> Projected:
     """The fused projection with increments on its query and value thirds."""
     q, k, v = qkv.chunk(3, dim=-1)
     return torch.cat((q + query, k, v + value), dim=-1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from voxelsam.adapt import Adaptation
 from voxelsam.adapt._decoders import full_size, prompt_free
-from voxelsam.adapt._query_value import Tokens, fold, increase
+from voxelsam.adapt._query_value import Projected, Tokens, fold, increase
 from voxelsam.config import STRICT
 from voxelsam.nn.backbone import Backbone
 from voxelsam.nn.seam import BlockSpec, EncoderAdaptation
@@ -68,7 +68,7 @@ class LoraEncoder(EncoderAdaptation):
         self.query = LowRank(blocks, rank)
         self.value = LowRank(blocks, rank)
 
-    def qkv(self, block: int, qkv: Tokens, x: Tokens) -> Tokens:
+    def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """Adds the two increments."""
         return increase(qkv, self.scale * self.query(block, x), self.scale * self.value(block, x))
 

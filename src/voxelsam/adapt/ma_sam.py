@@ -28,8 +28,7 @@ from voxelsam.adapt import Adaptation
 from voxelsam.adapt import _ma_sam_file as official
 from voxelsam.adapt._decoders import progressive, taken_over, with_trained
 from voxelsam.adapt._origin import copy_fitting
-from voxelsam.adapt._query_value import Tokens, fold, increase
-from voxelsam.backbones._files import checkpoint_file, read_tensors
+from voxelsam.adapt._query_value import Projected, Tokens, fold, increase
 from voxelsam.config import STRICT
 from voxelsam.errors import ConfigError, WeightsError
 from voxelsam.nn.backbone import Backbone
@@ -87,7 +86,7 @@ class Config:
 
 
 class Fact(nn.Module):
-    """FacT-TT (spec: q += s·V·drop(Σq·U·x), the same for v); V starts at zero, nothing has a bias."""
+    """FacT-TT: ``q += s·V·drop(Σq·U·x)``, the same for v; V starts at zero, nothing has a bias."""
 
     def __init__(self, dim: int, blocks: int, rank: int, scale: float, dropout: float) -> None:
         super().__init__()
@@ -180,7 +179,7 @@ class MaSamEncoder(EncoderAdaptation):
         adapted: Tensor = self.before_attention_adapters[block](x, stack)
         return adapted
 
-    def qkv(self, block: int, qkv: Tokens, x: Tokens) -> Tokens:
+    def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """FacT on queries and values."""
         return qkv if self.fact is None else increase(qkv, *self.fact(block, x))
 
@@ -264,8 +263,8 @@ def read_official(
         WeightsError: the file is damaged or of another kind, or does not fit the backbone, the classes or the
             configuration.
     """
-    path = checkpoint_file(Path(path))
-    tensors, beside = read_tensors(path)
+    path = Path(path)
+    tensors = official.read_tensors(path)
     found = official.sizes(tensors, path)
     wanted = {"classes": classes}
     if config is not None:
@@ -275,7 +274,7 @@ def read_official(
     adaptation = build(config, backbone, found.classes)
     ignored = official.load_into(adaptation, tensors, path)
     loaded = tuple(name for name in tensors if name not in ignored)
-    return adaptation, OfficialReport(path, config, found.classes, loaded, (*ignored, *beside))
+    return adaptation, OfficialReport(path, config, found.classes, loaded, ignored)
 
 
 def write_official(adaptation: Adaptation, path: str | Path) -> None:

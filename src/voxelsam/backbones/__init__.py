@@ -6,12 +6,12 @@ A module of this folder is a plug-in. It offers the three names of ``BackboneMod
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 from torch import Tensor
 
 from voxelsam import plugins
-from voxelsam.backbones._files import checkpoint_file, file_digest, read_tensors
+from voxelsam.backbones._files import IN_A_FOLDER, checkpoint_file, file_digest, read_tensors
 from voxelsam.backbones._foreign import explain
 from voxelsam.backbones._weights import (
     LoadReport,
@@ -27,14 +27,14 @@ from voxelsam.backbones._weights import (
 from voxelsam.errors import ConfigError, InputWarning, WeightsError
 from voxelsam.nn.backbone import Backbone, Variant
 
-
 SEEDED = ("sam-tiny",)
 """Variants that are made from a seed and have no checkpoint."""
 
-FILES = ("model.safetensors", "pytorch_model.bin")
+FILES = IN_A_FOLDER
 """Files that make a folder a checkpoint."""
 
 
+@runtime_checkable
 class BackboneModule(Protocol):
     """What a module of this folder offers."""
 

@@ -112,7 +112,8 @@ def _load(path: Path, *, mmap: bool) -> Any:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         what = f"holds Python objects besides tensors ({wanted[1]})" if wanted else "holds more than plain tensors"
         raise WeightsError(
-            f"{path} {what}; it was refused and nothing in it was run. Save the model's state dict alone and give that file"
+            f"{path} {what}; it was refused and nothing in it was run. "
+            "Save the model's state dict alone and give that file"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
         raise WeightsError(f"{path} is damaged or cut off: {error or 'it ends too early'}; download it again") from None

@@ -5,7 +5,8 @@ Its patch embedding is never trained, so every detail of a patch must reach the 
 * A token starts as 128 coefficients: 64 Walsh patterns of the grey patch (all that 8 × 8 pixels hold), 32 coarse
   patterns of two colour contrasts, 32 triangle waves of the position. They share no channel, and an orthogonal matrix
   then spreads them over all channels. The mean of a patch, by far the largest coefficient of any picture, is scaled
-  down to the size of the details. Positions are larger than the image part, so that layer norms act nearly linearly.
+  down to the size of the details. For pixels of 0..1 the image part is larger than the position, or training would
+  first have to dig it out.
 * The residual branches are small against the stream; queries and keys are of unit size, so attention is not flat.
 * The neck mixes channels orthogonally and takes mostly the central token.
 
@@ -25,19 +26,27 @@ from voxelsam.nn.backbone import Backbone, Variant
 GREY, COLOUR, POSITION = 64, 32, 32
 """Coefficients of a token."""
 
-IMAGE_GAIN, POSITION_GAIN, BRANCH_STD, NEIGHBOUR_STD = 1.5, 3.0, 0.02, 0.01
+IMAGE_GAIN, POSITION_GAIN, BRANCH_STD, NEIGHBOUR_STD, BIAS_STD = 12.0, 1.5, 0.02, 0.01, 0.04
+
+LEARNT_VECTORS = (
+    "no_mask_embed.weight",
+    "not_a_point_embed.weight",
+    "iou_token.weight",
+    "mask_tokens.weight",
+    "positional_encoding_gaussian_matrix",
+)
 
 
 def tiny_tensors(variant: Variant, seed: int) -> dict[str, Tensor]:
     """All tensors at the variant's own image size, each drawn from a generator of its own.
 
     Args:
-        variant: sam-tiny: patches of 8 pixels, 128 channels of tokens and of features.
+        variant: sam-tiny: patches of 8 pixels, 128 channels of tokens and a power of two, at least as many, of features.
         seed: Another set of tensors for every number.
     """
     with torch.device("meta"):
         expected = Backbone(variant).state_dict()
-    channels = _signed_hadamard(_Draw(f"{seed}:channels"))
+    channels = _signed_hadamard(_Draw(f"{seed}:channels"), GREY + COLOUR + POSITION)
     tensors = {}
     for name, tensor in sorted(expected.items()):
         draw = _Draw(f"{seed}:{name}")
@@ -68,10 +77,11 @@ def _encoder_tensor(
     if name.endswith("pos_embed"):
         return _positions(channels, (shape[1], shape[2]))
     if name.endswith("neck.0.weight"):
-        return (_signed_hadamard(draw) / math.sqrt(shape[0])).float().reshape(shape)
+        copies = [_signed_hadamard(draw, shape[1]) for _ in range(shape[0] // shape[1])]
+        return (torch.cat(copies) / math.sqrt(shape[1])).float().reshape(shape)
     if name.endswith("neck.2.weight"):
         weight = draw(shape, NEIGHBOUR_STD)
-        weight[:, :, 1, 1] = (_signed_hadamard(draw) / math.sqrt(shape[0])).float()
+        weight[:, :, 1, 1] = (_signed_hadamard(draw, shape[0]) / math.sqrt(shape[0])).float()
         return weight
     if len(shape) == 1:
         return _norm_or_bias(name, shape)
@@ -84,9 +94,9 @@ def _encoder_tensor(
 def _head_tensor(name: str, shape: tuple[int, ...], draw: _Draw) -> Tensor:
     """Prompt encoder and decoder: PyTorch's usual spreads."""
     if len(shape) == 1:
-        return _norm_or_bias(name, shape)
-    if "embed" in name or "token." in name or "mask_tokens" in name or "gaussian_matrix" in name:
-        return draw(shape, 0.1 if "no_mask_embed" in name else 1.0)
+        return _norm_or_bias(name, shape) if name.endswith("weight") or "norm" in name else draw(shape, BIAS_STD)
+    if name.endswith(LEARNT_VECTORS) or "point_embeddings" in name:
+        return draw(shape, 1.0)
     return draw(shape, 1 / math.sqrt(3 * math.prod(shape[1:])))
 
 
@@ -103,9 +113,8 @@ def _hadamard(size: int) -> Float[Tensor, "size size"]:
     return matrix
 
 
-def _signed_hadamard(draw: _Draw) -> Float[Tensor, "channels coefficients"]:
+def _signed_hadamard(draw: _Draw, size: int) -> Float[Tensor, "size size"]:
     """The same with random signs of its rows."""
-    size = GREY + COLOUR + POSITION
     return torch.where(draw((size, 1), 1.0) < 0, -1.0, 1.0).double() * _hadamard(size)
 
 

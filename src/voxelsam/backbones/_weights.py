@@ -46,7 +46,7 @@ class LoadReport:
     resized: tuple[str, ...]
     """Tensors interpolated to another image size."""
     initialised: tuple[str, ...]
-    """Tensors that the file does not have; always empty for the frozen part."""
+    """Tensors that no file gave: none of a loaded backbone, all of one made from a seed."""
     ignored: tuple[str, ...]
     """Names in the file that were dropped on purpose."""
 

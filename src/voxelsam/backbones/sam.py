@@ -36,8 +36,6 @@ VARIANTS = {
             window=8,
             patch=8,
             image_size=(128, 128),
-            decoder_dim=128,
-            decoder_heads=4,
             decoder_mlp=256,
             iou_hidden=64,
         ),

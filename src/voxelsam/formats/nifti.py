@@ -197,18 +197,16 @@ def _voxels(
     if path.stat().st_size * (_DEFLATE_LIMIT if packed else 1) < wanted:
         raise _cut_off(path, f"{wanted} bytes are needed for {shape} voxels of {dtype}")
     data = np.empty(size, np.uint8)
-    filled = 0
     try:
         with _stream(path, packed) as stream:
             stream.seek(offset + frame * size)
-            while filled < size and (got := stream.readinto(data.data[filled:])):
-                filled += got
+            filled = stream.readinto(data.data)
             while stream.read(_CHUNK):
                 pass
             end = stream.tell()
     except (OSError, EOFError, zlib.error) as error:
         raise _cut_off(path, str(error)) from None
-    if end < wanted:
+    if filled < size or end < wanted:
         raise _cut_off(path, f"{end} of {wanted} bytes are there")
     return data.view(dtype).reshape(shape[:3], order="F")
 

@@ -18,6 +18,10 @@ from voxelsam.errors import WeightsError
 
 Heads = Float[Tensor, "batch heads tokens dim"]
 Table = Float[Tensor, "rows dim"]
+DownTable = Float[Tensor, "twice_height dim"]
+AcrossTable = Float[Tensor, "twice_width dim"]
+ToRows = Float[Tensor, "batch heads tokens height"]
+ToColumns = Float[Tensor, "batch heads tokens width"]
 
 CHUNK = 1 << 20
 """Logits that the chunked form holds at a time: 4 MB in single precision, which fits a processor's cache."""
@@ -27,7 +31,7 @@ ALIGNMENT = 8
 
 
 def attend(
-    q: Heads, k: Heads, v: Heads, rel_h: Table, rel_w: Table, grid: tuple[int, int], *, fused: bool = True
+    q: Heads, k: Heads, v: Heads, rel_h: DownTable, rel_w: AcrossTable, grid: tuple[int, int], *, fused: bool = True
 ) -> Heads:
     """Softmax attention over height × width tokens.
 
@@ -57,7 +61,7 @@ def attend(
     return _augmented(q, k, v, rows, columns)
 
 
-def resize_table(table: Table, rows: int) -> Table:
+def resize_table(table: Table, rows: int) -> Float[Tensor, "resized dim"]:
     """A relative-position table for another number of positions, linear along its rows (ends not aligned)."""
     if table.shape[0] == rows:
         return table
@@ -72,7 +76,7 @@ def _may_work_in_place(*tensors: Tensor) -> bool:
     return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
-def _relative_terms(q: Heads, rel_h: Table, rel_w: Table, grid: tuple[int, int]) -> tuple[Heads, Heads]:
+def _relative_terms(q: Heads, rel_h: DownTable, rel_w: AcrossTable, grid: tuple[int, int]) -> tuple[ToRows, ToColumns]:
     """For every query the bias towards each row and towards each column."""
     height, width = grid
     q = rearrange(q, "batch heads (h w) dim -> batch heads h w dim", h=height, w=width)
@@ -87,14 +91,14 @@ def _by_pair(table: Table, size: int) -> Float[Tensor, "query key dim"]:
     return pairs
 
 
-def _plain(q: Heads, k: Heads, v: Heads, rows: Heads, columns: Heads) -> Heads:
+def _plain(q: Heads, k: Heads, v: Heads, rows: ToRows, columns: ToColumns) -> Heads:
     bias = rows[..., :, None] + columns[..., None, :]
     logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias.flatten(-2)
     out: Tensor = logits.softmax(dim=-1) @ v
     return out
 
 
-def _augmented(q: Heads, k: Heads, v: Heads, rows: Heads, columns: Heads) -> Heads:
+def _augmented(q: Heads, k: Heads, v: Heads, rows: ToRows, columns: ToColumns) -> Heads:
     """The bias hidden in the dot product: terms behind each query, the one-hot of its row and column behind each key.
 
     With 3 × 2 tokens, the key at (1, 0) becomes [k, 0 1 0, 1 0] and picks the terms of row 1 and column 0. Values are
@@ -111,7 +115,7 @@ def _augmented(q: Heads, k: Heads, v: Heads, rows: Heads, columns: Heads) -> Hea
     return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :dim]
 
 
-def _chunked(q: Heads, k: Heads, v: Heads, rows: Heads, columns: Heads) -> Heads:
+def _chunked(q: Heads, k: Heads, v: Heads, rows: ToRows, columns: ToColumns) -> Heads:
     """The plain formula on some heads or some queries at a time."""
     batch, heads, tokens, dim = q.shape
     q, k, v, rows, columns = (x.flatten(0, 1) for x in (q * dim**-0.5, k, v, rows, columns))

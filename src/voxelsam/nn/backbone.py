@@ -5,7 +5,6 @@ method trains in full is a copy that the method owns.
 """
 
 from dataclasses import dataclass
-from typing import Self
 
 from torch import nn
 
@@ -100,6 +99,6 @@ class Backbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
-    def train(self, mode: bool = True) -> Self:
+    def train(self, mode: bool = True) -> "Backbone":
         """Stays in evaluation mode, whatever a surrounding module asks for."""
         return super().train(False)

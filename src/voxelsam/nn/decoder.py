@@ -96,7 +96,9 @@ class MaskDecoder(nn.Module):
         tokens, image = self.transformer(features + dense, dense_pe, tokens)
         return tokens, image
 
-    def upscale(self, image: Float[Tensor, "frames pixels channels"], grid: Sequence[int]) -> Features:
+    def upscale(
+        self, image: Float[Tensor, "frames pixels channels"], grid: Sequence[int]
+    ) -> Float[Tensor, "frames out y x"]:
         """The image as a map, doubled len(upscale) times."""
         upscaled: Tensor = self.output_upscaling(
             rearrange(image, "frames (h w) channels -> frames channels h w", h=grid[0], w=grid[1])

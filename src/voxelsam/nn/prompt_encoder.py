@@ -149,7 +149,7 @@ class PromptEncoder(nn.Module):
 
     def _points(
         self, points: Float[Tensor, "frames n 2"], labels: Int[Tensor, "frames n"], *, fill: bool
-    ) -> Float[Tensor, "frames n channels"]:
+    ) -> Float[Tensor, "frames tokens channels"]:
         if fill and points.shape[1]:
             points = torch.cat((points, points.new_zeros(points.shape[0], 1, 2)), dim=1)
             labels = torch.cat((labels, labels.new_full((labels.shape[0], 1), PADDING)), dim=1)

@@ -13,7 +13,7 @@ Convention: tokens are ``frames height width channels``; frames are batch × dep
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from voxelsam.errors import InputError
 
 Tokens = Float[Tensor, "frames height width channels"]
+Projected = Float[Tensor, "frames height width three_channels"]
+"""Queries, keys and values behind each other."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class BlockSpec:
     """Tokens per side of an attention window, 0 for global attention."""
 
 
+@runtime_checkable
 class Attend(Protocol):
     """The block's own frozen attention, bound so that it passes through the ``qkv`` point."""
 
@@ -79,7 +82,7 @@ class EncoderAdaptation(nn.Module):
         """The residual stream before the first norm."""
         return x
 
-    def qkv(self, block: int, qkv: Tokens, x: Tokens) -> Tokens:
+    def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """Queries, keys and values (3 × dim channels, in that order) of the tokens that attention sees.
 
         In a windowed block both arguments have the windows along the first axis and include the zeros that fill the

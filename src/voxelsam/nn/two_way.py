@@ -10,7 +10,10 @@ from torch import Tensor, nn
 
 from voxelsam.nn.layers import Mlp
 
-Sequence = Float[Tensor, "frames n channels"]
+Prompts = Float[Tensor, "frames n channels"]
+Pixels = Float[Tensor, "frames pixels channels"]
+Places = Float[Tensor, "one pixels channels"]
+Keys = Float[Tensor, "frames m channels"]
 
 
 class SlimAttention(nn.Module):
@@ -25,7 +28,7 @@ class SlimAttention(nn.Module):
         self.v_proj = nn.Linear(dim, inner)
         self.out_proj = nn.Linear(inner, dim)
 
-    def forward(self, q: Sequence, k: Sequence, v: Sequence) -> Sequence:
+    def forward(self, q: Prompts, k: Keys, v: Keys) -> Prompts:
         """As many tokens as queries."""
         split = "frames n (heads dim) -> frames heads n dim"
         y = F.scaled_dot_product_attention(
@@ -57,9 +60,7 @@ class TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(dim)
         self.cross_attn_image_to_token = SlimAttention(dim, heads, downsample)
 
-    def forward(
-        self, tokens: Sequence, image: Sequence, token_pe: Sequence, image_pe: Sequence
-    ) -> tuple[Sequence, Sequence]:
+    def forward(self, tokens: Prompts, image: Pixels, token_pe: Prompts, image_pe: Places) -> tuple[Prompts, Pixels]:
         """Tokens and image after this block."""
         if self.first:
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
@@ -87,8 +88,8 @@ class TwoWayTransformer(nn.Module):
         self,
         image: Float[Tensor, "frames channels height width"],
         image_pe: Float[Tensor, "one channels height width"],
-        tokens: Sequence,
-    ) -> tuple[Sequence, Sequence]:
+        tokens: Prompts,
+    ) -> tuple[Prompts, Pixels]:
         """Tokens and image after mutual attention.
 
         Args:

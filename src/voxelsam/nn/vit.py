@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from voxelsam.errors import InputError, WeightsError
 from voxelsam.nn.attention import attend, resize_table
 from voxelsam.nn.layers import LayerNorm2d, Mlp, from_windows, to_windows
-from voxelsam.nn.seam import SINGLE, BlockSpec, EncoderAdaptation, Stack, Tokens
+from voxelsam.nn.seam import SINGLE, BlockSpec, EncoderAdaptation, Projected, Stack, Tokens
 
 UNADAPTED = EncoderAdaptation()
 """What the encoder calls when no method is given."""
@@ -45,7 +45,7 @@ class Attention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid[0] - 1, dim // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid[1] - 1, dim // heads))
 
-    def forward(self, x: Tokens, adapt_qkv: Callable[[Tokens, Tokens], Tokens], *, resample: bool) -> Tokens:
+    def forward(self, x: Tokens, adapt_qkv: Callable[[Projected, Tokens], Projected], *, resample: bool) -> Tokens:
         """Attends within each element of the first axis.
 
         Args:
@@ -98,7 +98,7 @@ class Block(nn.Module):
         x = adaptation.before_mlp(block, x, stack)
         return x + adaptation.mlp(block, self.mlp, self.norm2(x), stack)
 
-    def _attend(self, x: Tokens, window: int | None, adapt_qkv: Callable[[Tokens, Tokens], Tokens]) -> Tokens:
+    def _attend(self, x: Tokens, window: int | None, adapt_qkv: Callable[[Projected, Tokens], Projected]) -> Tokens:
         side = self.window if window is None else window
         grid = (x.shape[1], x.shape[2])
         cut = to_windows(x, side) if side else x

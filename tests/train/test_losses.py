@@ -1,0 +1,100 @@
+"""Cross-entropy and Dice: against sums written out, and at the edges."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from jaxtyping import TypeCheckError
+from torch import Tensor
+
+from voxelsam.train.losses import dice_ce
+
+
+def example(ignored: float = 0.0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, 4, 5, 6, generator=generator)
+    target = torch.randint(0, 4, (3, 5, 6), generator=generator)
+    return logits, target.masked_fill(torch.rand(3, 5, 6, generator=generator) < ignored, 255)
+
+
+def by_hand(logits: Tensor, target: Tensor) -> tuple[float, float]:
+    """The two terms, pixel by pixel in double precision."""
+    overlap, predicted, present = ([0.0] * logits.shape[1] for _ in range(3))
+    losses = []
+    for frame, row, column in zip(*torch.nonzero(target != 255, as_tuple=True), strict=True):
+        p = logits[frame, :, row, column].double().softmax(0).tolist()
+        true = int(target[frame, row, column])
+        losses.append(-math.log(p[true]))
+        overlap[true] += p[true]
+        present[true] += 1
+        predicted = [total + value**2 for total, value in zip(predicted, p, strict=True)]
+    dice = [1 - (2 * o + 1e-5) / (q + y + 1e-5) for o, q, y in zip(overlap, predicted, present, strict=True)]
+    return sum(losses) / len(losses), sum(dice) / len(dice)
+
+
+@pytest.mark.parametrize("ignored", [0.0, 0.4])
+@pytest.mark.parametrize("weight", [0.0, 0.8, 1.0])
+def test_terms_are_the_sums_written_out(ignored: float, weight: float) -> None:
+    logits, target = example(ignored)
+    loss, ce, dice = dice_ce(logits, target, weight)
+    assert [ce.item(), dice.item()] == pytest.approx(by_hand(logits, target), rel=1e-5)
+    assert loss.item() == pytest.approx((1 - weight) * ce.item() + weight * dice.item(), rel=1e-6)
+
+
+def test_ignored_pixels_do_not_matter_and_get_no_gradient() -> None:
+    logits, target = example(0.4)
+    other = torch.where((target == 255)[:, None], 50 * torch.randn_like(logits), logits).requires_grad_()
+    assert torch.stack(dice_ce(other, target)).tolist() == pytest.approx(torch.stack(dice_ce(logits, target)).tolist())
+    dice_ce(other, target)[0].backward()
+    assert (other.grad * (target == 255)[:, None]).abs().max() == 0
+    assert other.grad.abs().max() > 0
+
+
+def test_the_label_to_ignore_can_be_another_or_none() -> None:
+    logits, target = example(0.4)
+    theirs = target.masked_fill(target == 255, -100)
+    assert torch.equal(dice_ce(logits, theirs, ignore=-100)[0], dice_ce(logits, target)[0])
+    with pytest.raises(IndexError, match="out of bounds"):
+        dice_ce(logits, target, ignore=None)
+
+
+def test_nothing_that_counts_gives_zero_and_no_nan() -> None:
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    values = dice_ce(logits, torch.full((1, 4, 4), 255))
+    values[0].backward()
+    assert torch.stack(values).tolist() == [0.0, 0.0, 0.0]
+    assert logits.grad.abs().max() == 0
+
+
+def test_a_class_that_is_absent_still_costs_nearly_one() -> None:
+    logits = torch.zeros(1, 2, 8, 8)
+    _, _, dice = dice_ce(logits, torch.zeros(1, 8, 8, dtype=torch.long))
+    present = 1 - (2 * 32 + 1e-5) / (16 + 64 + 1e-5)
+    absent = 1 - 1e-5 / (16 + 1e-5)
+    assert dice.item() == pytest.approx((present + absent) / 2, rel=1e-5)
+
+
+def test_the_right_answer_costs_nothing() -> None:
+    _, target = example()
+    logits = 100.0 * F.one_hot(target, 4).movedim(-1, 1)
+    assert dice_ce(logits, target)[0].item() == pytest.approx(0, abs=1e-5)
+
+
+def test_frames_are_summed_before_the_fraction() -> None:
+    logits, target = example()
+    together = dice_ce(logits, target)[2]
+    apart = torch.stack([dice_ce(logits[i : i + 1], target[i : i + 1])[2] for i in range(3)]).mean()
+    assert abs(together - apart) > 1e-4
+
+
+def test_half_precision_is_summed_in_single() -> None:
+    logits, target = example()
+    half = dice_ce(logits.bfloat16(), target.to(torch.uint8))
+    assert torch.equal(half[0], dice_ce(logits.bfloat16().float(), target)[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 5), (2, 5, 6), (3, 1, 5, 6)])
+def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises((ValueError, TypeCheckError), match=r"without the channels|Type-check error"):
+        dice_ce(example()[0], torch.zeros(shape, dtype=torch.long))
