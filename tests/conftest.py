@@ -27,7 +27,7 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small phantom CT data set in nnU-Net layout: three training cases, one of them for validation, one test case."""
+    """A small phantom CT data set in nnU-Net layout: three cases with folds of one each, and one test case."""
     from voxelsam.data.phantom import make
 
     folder = tmp_path_factory.mktemp("phantom")

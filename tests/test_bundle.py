@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from voxelsam import backbones, bundle
-from voxelsam.errors import OutputError, WeightsError, VoxelSamError
+from voxelsam.errors import OutputError, VoxelSamError, WeightsError
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def test_a_checkpoint_that_has_moved_is_named(copy: Path) -> None:
 
 
 def test_a_run_folder_points_to_its_bundle(trained: Path) -> None:
-    with pytest.raises(WeightsError, match="did you mean .*best"):
+    with pytest.raises(WeightsError, match=r"did you mean .*best"):
         bundle.load(trained)
 
 

@@ -38,7 +38,13 @@ def test_every_problem_is_named_with_its_path() -> None:
     with pytest.raises(ConfigError) as caught:
         config.parse(Outer, {"nam": "x", "inner": {"rate": "fast", "size": [1], "depth": 3}})
     message = str(caught.value)
-    for part in ("nam: unknown key", "name: missing", "inner.rate:", "inner.size.1: missing", "inner.depth: unknown key"):
+    for part in (
+        "nam: unknown key",
+        "name: missing",
+        "inner.rate:",
+        "inner.size.1: missing",
+        "inner.depth: unknown key",
+    ):
         assert part in message
     assert "5 problems" in message
 

@@ -25,7 +25,9 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 def modules_after(code: str) -> set[str]:
     script = f"import sys\n{code}\nprint(*sys.modules)"
-    return set(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split())
+    return set(
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    )
 
 
 @pytest.mark.parametrize("code", ["import voxelsam", "import voxelsam.cli.app"])

@@ -7,10 +7,10 @@ people. There is no pickle. The backbone's weights are not inside: a bundle name
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from voxelsam import __version__, adapt, backbones, config
+from voxelsam import adapt, backbones, config
 from voxelsam.errors import ConfigError, LabelError, WeightsError
 from voxelsam.model import Segmenter
 from voxelsam.stacks.intensity import Intensity
@@ -134,7 +134,9 @@ def load(folder: Path) -> Bundle:
     try:
         record = json.loads(path.read_text("utf-8"))
         if record.get("format", 0) > FORMAT:
-            raise WeightsError(f"{path} has format {record['format']}, this version reads up to {FORMAT}: update voxelsam")
+            raise WeightsError(
+                f"{path} has format {record['format']}, this version reads up to {FORMAT}: update voxelsam"
+            )
         description = config.parse(Description, record, where=str(path))
         Labels.from_json(description.labels)
         tensors = load_file(folder / WEIGHTS)
@@ -147,14 +149,17 @@ def load(folder: Path) -> Bundle:
     return Bundle(description, tensors)
 
 
+RANDOM = """
+**The backbone is random** (made from a seed, not pretrained): this bundle shows that the pipeline works; for real use
+train on a SAM checkpoint.
+"""
+
+
 def card(description: Description) -> str:
     """The bundle for people, as Markdown."""
     backbone, method = description.backbone, description.adapt["name"]
     structures = ", ".join(name for name in Labels.from_json(description.labels).names)
-    random = "" if backbone.weights else (
-        "\n**The backbone is random** (made from a seed, not pretrained): this bundle shows that the pipeline works; "
-        "for real use train on a SAM checkpoint.\n"
-    )
+    random = "" if backbone.weights else RANDOM
     return (
         f"# {method} on {backbone.name}\n{random}\n"
         f"Segments: {structures}. Input: {', '.join(description.channels)} ({description.kind}).\n\n"
@@ -170,7 +175,7 @@ def card(description: Description) -> str:
 def describe(segmenter: Segmenter, **fields: Any) -> Bundle:
     """A bundle of a network as it is now; the keyword arguments are the other fields of its description."""
     tensors = {name: tensor.detach().cpu().clone() for name, tensor in segmenter.adaptation.state_dict().items()}
-    return Bundle(Description(format=FORMAT, voxelsam=__version__, **fields), tensors)
+    return Bundle(Description(format=FORMAT, voxelsam=version("voxelsam"), **fields), tensors)
 
 
 def _checkpoint(known: BackboneIdentity, weights: Path | None) -> Path | None:
@@ -201,8 +206,8 @@ def _fill(adaptation: adapt.Adaptation, tensors: dict[str, Tensor]) -> None:
 def _put(new: Path, place: Path) -> None:
     old = new.with_name(new.name + ".old")
     if place.exists():
-        os.replace(place, old)
-    os.replace(new, place)
+        place.rename(old)
+    new.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
 

@@ -76,7 +76,7 @@ def finish(job: Job, folder: Path, bar: Bar) -> Iterator[str]:
         title=f"{job.dataset.name}: {job.recipe.adapt['name']} on {job.report.variant}",
         report=report,
         curve=[curve_row(row) for row in history.read(job.folder / run.METRICS)],
-        overlays=[picture(report, score, unseen) for score in shown(report)],
+        overlays=[picture(report, score, unseen, len(job.dataset.channels)) for score in shown(report)],
         facts=facts(job),
         notes=notes,
     )
@@ -111,13 +111,13 @@ def advice(*, random: bool, phantoms: bool) -> list[str]:
 
 def facts(job: Job) -> dict[str, str]:
     """What the report says about the run."""
-    recipe = job.recipe
+    recipe, stack = job.recipe, job.recipe.stack
     counts = job.segmenter.adaptation.counts()
     return {
         "cases": f"{len(job.train)} for training, {len(job.validation)} for validation",
         "method": f"{recipe.adapt['name']}, {sum(counts.values()):,} trained numbers ({', '.join(counts)})",
         "backbone": " · ".join(job.report.lines()),
-        "stacks": f"{recipe.stack.depth} {recipe.stack.plane} slices of {recipe.stack.size[0]} × {recipe.stack.size[1]}",
+        "stacks": f"{stack.depth} {stack.plane} slices of {stack.size[0]} × {stack.size[1]} pixels",
         "training": f"{recipe.train.epochs} epochs, batch {recipe.train.batch} × {recipe.train.accumulate}",
     } | {f"choice {number}": reason for number, reason in enumerate(job.reasons, 1)}
 
@@ -136,9 +136,9 @@ def shown(report: Report) -> list[CaseScore]:
     return [ordered[place] for place in places]
 
 
-def picture(report: Report, score: CaseScore, cases: Sequence[Case]) -> Overlay:
+def picture(report: Report, score: CaseScore, cases: Sequence[Case], channels: int) -> Overlay:
     """The scan of a case with its mask and its reference."""
     case = next(case for case in cases if case.id == score.case)
     reference, prediction = (read_labels(path, report.labels) for path in (score.reference, score.prediction))
-    png = overlay(read_channels(case.images), reference, prediction)
+    png = overlay(read_channels(case.images, channels), reference, prediction)
     return Overlay(score.case, png, f"mean Dice {report.case_dice(score):.3f}; filled: prediction, lines: reference")

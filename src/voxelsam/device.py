@@ -18,5 +18,7 @@ def find(name: str = "auto") -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ConfigError(f"device {name!r} cannot be used here ({reason}); use auto, cpu, cuda, cuda:N or mps") from None
+        raise ConfigError(
+            f"device {name!r} cannot be used here ({reason}); use auto, cpu, cuda, cuda:N or mps"
+        ) from None
     return device

@@ -70,7 +70,7 @@ def _volume(path: Path) -> dict[str, Any]:
 
 
 def _holds_checkpoint(path: Path) -> bool:
-    return path.is_file() and path.suffix in CHECKPOINTS or any((path / name).is_file() for name in backbones.FILES)
+    return (path.is_file() and path.suffix in CHECKPOINTS) or any((path / name).is_file() for name in backbones.FILES)
 
 
 KNOWN: tuple[tuple[Callable[[Path], bool], Callable[[Path], dict[str, Any]]], ...] = (

@@ -66,7 +66,9 @@ def test_train_says_why_it_chose_what(run: Run, phantom: Path, tmp_path: Path) -
 
 def test_predict_then_evaluate(run: Run, trained: Path, phantom: Path, tmp_path: Path) -> None:
     masks, summary = tmp_path / "masks", tmp_path / "summary.json"
-    code, out, _ = run("predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", masks, "--stride", 3, "--json")
+    code, out, _ = run(
+        "predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", masks, "--stride", 3, "--json"
+    )
     assert code == 0
     assert [case["status"] for case in json.loads(out)] == ["done"]
     code, out, _ = run("evaluate", "-i", masks, "-r", phantom / "labelsTs", "-o", summary)

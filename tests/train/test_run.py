@@ -114,7 +114,12 @@ def test_all_mistakes_of_a_recipe_come_at_once(phantom: Path, tmp_path: Path) ->
     wrong = {"stak": {}, "stack": {"depht": 3}, "adapt": {"name": "ma_sam", "rnak": 2}, "train": {"epochs": 0}}
     with pytest.raises(ConfigError) as caught:
         start(phantom, tmp_path / "run", wrong)
-    for part in ("stak: unknown key", "stack.depht: unknown key", "adapt.rnak: unknown key", "epochs must be at least 1"):
+    for part in (
+        "stak: unknown key",
+        "stack.depht: unknown key",
+        "adapt.rnak: unknown key",
+        "epochs must be at least 1",
+    ):
         assert part in str(caught.value)
     assert not (tmp_path / "run").exists()
 

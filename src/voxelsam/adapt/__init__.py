@@ -27,7 +27,7 @@ from voxelsam.nn.seam import EncoderAdaptation
 from voxelsam.nn.vit import SamEncoder
 from voxelsam.plugins import load
 
-__all__ = ["Adaptation", "Method", "Origin", "build", "config_of", "merged"]
+__all__ = ["Adaptation", "Foldable", "Method", "Origin", "build", "config_of", "merged"]
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of the three input channels, on the scale where pixels run from 0 to 1."""

@@ -27,6 +27,19 @@ from voxelsam.backbones._weights import (
 from voxelsam.errors import ConfigError, InputWarning, WeightsError
 from voxelsam.nn.backbone import Backbone, Variant
 
+__all__ = [
+    "FILES",
+    "SEEDED",
+    "VARIANTS",
+    "BackboneModule",
+    "LoadReport",
+    "build",
+    "fingerprint",
+    "load",
+    "obtain",
+    "variant_of",
+]
+
 SEEDED = ("sam-tiny",)
 """Variants that are made from a seed and have no checkpoint."""
 

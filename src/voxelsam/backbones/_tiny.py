@@ -41,7 +41,7 @@ def tiny_tensors(variant: Variant, seed: int) -> dict[str, Tensor]:
     """All tensors at the variant's own image size, each drawn from a generator of its own.
 
     Args:
-        variant: sam-tiny: patches of 8 pixels, 128 channels of tokens and a power of two, at least as many, of features.
+        variant: sam-tiny: patches of 8 pixels, 128 channels of tokens, and of features a power of two, 128 or more.
         seed: Another set of tensors for every number.
     """
     with torch.device("meta"):

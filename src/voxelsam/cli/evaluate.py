@@ -14,7 +14,8 @@ def evaluate(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="summary.json; a CSV goes beside it.")] = None,
     fold: Annotated[int | None, typer.Option(help="Only the validation cases of this fold of the data set.")] = None,
     empty: Annotated[
-        Literal["nan", "one", "zero"], typer.Option(help="Score of a structure that neither mask has; nan leaves it out.")
+        Literal["nan", "one", "zero"],
+        typer.Option(help="Score of a structure that neither mask has; nan leaves it out."),
     ] = "nan",
     allow_missing: Annotated[bool, typer.Option(help="List missing predictions as failures, do not stop.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,

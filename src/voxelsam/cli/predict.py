@@ -11,7 +11,9 @@ from voxelsam.cli import screen
 def predict(
     model: Annotated[Path, typer.Option("-m", "--model", help="Bundle folder, e.g. run/best.")],
     source: Annotated[Path, typer.Option("-i", "--input", help="Image file, or folder of image files.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the masks (for one file also a file name).")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder for the masks (for one file also a file name).")
+    ],
     weights: Annotated[Path | None, typer.Option(help="The backbone's checkpoint, if it has moved.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="fp32, bf16 or fp16.")] = "fp32",

@@ -54,7 +54,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | No
 
 @contextmanager
 def bars() -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress bars on standard error: ``with bars() as bar: work(progress=bar("reading"))``."""
+    """Gives a maker of progress bars on standard error; each bar is a callback of (done, total)."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True) as view:
 
@@ -83,7 +83,9 @@ def outcomes(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
 def job(ready: "Job") -> None:
     """What a training run is about to do, and why."""
     recipe, report = ready.recipe, ready.report
-    out.print(f"[bold]{ready.dataset.name}[/]: {len(ready.train)} training and {len(ready.validation)} validation cases")
+    out.print(
+        f"[bold]{ready.dataset.name}[/]: {len(ready.train)} training and {len(ready.validation)} validation cases"
+    )
     out.print(f"structures: {', '.join(ready.labels.names)}")
     for reason in ready.reasons:
         out.print(f"  {reason}", markup=False)

@@ -9,11 +9,17 @@ from voxelsam.cli import screen
 
 
 def train(
-    data: Annotated[str | None, typer.Argument(help="Data set folder (nnU-Net, Decathlon, image/mask pairs, CSV).")] = None,
+    data: Annotated[
+        str | None, typer.Argument(help="Data set folder (nnU-Net, Decathlon, image/mask pairs, CSV).")
+    ] = None,
     output: Annotated[Path, typer.Option("-o", "--output", help="Run folder; must be new or empty.")] = Path("run"),
     recipe: Annotated[Path | None, typer.Option("--config", help="Recipe (YAML); the rest is filled in.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", help="One setting, train.epochs=50; repeatable.")] = None,
-    go_on: Annotated[bool, typer.Option("--continue", help="Go on with the interrupted run in the run folder.")] = False,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="One setting, train.epochs=50; repeatable.")
+    ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--continue", help="Go on with the interrupted run in the run folder.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check data, recipe and weights; train nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:

@@ -52,10 +52,7 @@ class AugmentConfig:
 
 
 class Augment:
-    """The changes of a preset, as a function of a stack and a seed.
-
-    Making one imports MONAI, which takes seconds: make it once, before worker processes start.
-    """
+    """The changes of a preset, as a function of a stack and a seed."""
 
     def __init__(self, config: AugmentConfig) -> None:
         self.config = config
@@ -86,12 +83,7 @@ class Augment:
 
 
 class Warp:
-    """Resampling by MONAI, which is imported when the first one is made."""
-
-    def __init__(self) -> None:
-        from monai.transforms.spatial.array import Affine
-
-        self._affine = Affine
+    """Resampling of a stack and its mask through one matrix."""
 
     def __call__(self, images: Images, target: Target, matrix: Matrix, mode: str = "bilinear") -> tuple[Images, Target]:
         """Both through one matrix; the mask always by the nearest pixel, 0 outside.
@@ -109,9 +101,11 @@ class Warp:
     def _resample(
         self, data: Float[Tensor, "channels h w"], matrix: Matrix, mode: str
     ) -> Float[Tensor, "channels h w"]:
-        moved: Any = self._affine(affine=matrix, mode=mode, padding_mode="zeros", image_only=True)(data)
-        result: Tensor = moved.as_tensor()  # without MONAI's metadata
-        return result
+        half = np.array([data.shape[2], data.shape[1], 2.0]) / 2  # PyTorch counts x before y, from -1 to 1
+        swapped = matrix[np.ix_((1, 0, 2), (1, 0, 2))]
+        theta = torch.from_numpy(swapped * half / half[:, None])[None, :2].to(data.dtype)
+        grid = F.affine_grid(theta, [1, *data.shape], align_corners=False)
+        return F.grid_sample(data[None], grid, mode, padding_mode="zeros", align_corners=False)[0]
 
 
 def light(

@@ -7,10 +7,9 @@ memory-mapped file. Values stay what they were in the source; intensities are sc
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ class Prepared:
     @property
     def slices(self) -> int:
         """Number of slices."""
-        return self.label.shape[2]
+        return int(self.label.shape[2])
 
 
 class Store:
@@ -54,13 +53,17 @@ class Store:
     Args:
         folder: where prepared cases are kept; one that was prepared from the same files in the same way is used again.
         labels: the label table of the data set.
+        channels: names of the channels of each case.
         plan: which plane becomes the slice, and whether volumes are resampled.
         intensity: how volumes are scaled.
     """
 
-    def __init__(self, folder: Path, labels: Labels, plan: StackPlan, intensity: Intensity) -> None:
+    def __init__(
+        self, folder: Path, labels: Labels, channels: Sequence[str], plan: StackPlan, intensity: Intensity
+    ) -> None:
         self.folder = folder
         self.labels = labels
+        self.channels = channels
         self.plan = plan
         self.intensity = intensity
 
@@ -87,7 +90,7 @@ class Store:
     def _prepare(self, case: Case, place: Path) -> None:
         if case.label is None:
             raise InputError(f"case {case.id} has no label", code="SET-01")
-        volume = read_channels(case.images)
+        volume = read_channels(case.images, len(self.channels))
         label_map = read_labels(case.label, self.labels)
         check_pair(volume, label_map)
         placement = self.plan.placement(volume.grid)
@@ -120,6 +123,6 @@ def _beside(place: Path) -> Iterator[Path]:
         yield folder
         if place.is_dir():
             return
-        os.replace(folder, place)
+        folder.rename(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Shaped
 
+from voxelsam.backbones import SEEDED
 from voxelsam.errors import InputError
 from voxelsam.formats import read_channels, read_labels
 from voxelsam.layouts import Case, Dataset
@@ -61,13 +63,17 @@ class Fingerprint:
 
 
 def measure(
-    cases: Sequence[Case], labels: Labels, progress: Callable[[int, int], None] | None = None
+    cases: Sequence[Case],
+    labels: Labels,
+    channels: Sequence[str],
+    progress: Callable[[int, int], None] | None = None,
 ) -> Fingerprint:
     """Reads every case once, checks it, and measures it.
 
     Args:
         cases: labelled cases.
         labels: the label table.
+        channels: names of the channels of each case.
         progress: called with (done, total).
 
     Raises:
@@ -76,7 +82,7 @@ def measure(
     facts, problems = [], []
     for number, case in enumerate(cases):
         try:
-            facts.append(_facts(case, labels))
+            facts.append(_facts(case, labels, channels))
         except InputError as error:
             problems.append(f"  {case.id}: {error}")
         if progress:
@@ -113,7 +119,15 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
     else:
         intensity = {"kind": "percentile", "low": 0.5, "high": 99.5}
         reasons.append("intensity: each volume's own 0.5..99.5 % range, for values without a fixed unit")
-    return {"stack": {"plane": plane, "size": list(size), "depth": 5}, "intensity": intensity}, reasons
+    channels = {1: "copy", 3: "rgb"}.get(len(dataset.channels), "mean")
+    suggestion = {
+        "stack": {"plane": plane, "size": list(size), "depth": 5, "channels": channels},
+        "intensity": intensity,
+    }
+    if variant.name in SEEDED:
+        suggestion["train"] = {"lr": 1e-3, "power": 0.9, "horizon": 1.0}
+        reasons.append("rate 1e-3, decaying almost linearly: on a random backbone everything is learnt in this run")
+    return suggestion, reasons
 
 
 def _size(fingerprint: Fingerprint, plane: Plane, variant: Variant) -> tuple[int, int]:
@@ -126,10 +140,10 @@ def _size(fingerprint: Fingerprint, plane: Plane, variant: Variant) -> tuple[int
     return height, width
 
 
-def _facts(case: Case, labels: Labels) -> CaseFacts:
+def _facts(case: Case, labels: Labels, channels: Sequence[str]) -> CaseFacts:
     if case.label is None:
         raise InputError("it has no label", code="SET-01")
-    volume = read_channels(case.images)
+    volume = read_channels(case.images, len(channels))
     label_map = read_labels(case.label, labels)
     check_pair(volume, label_map)
     classes = labels.to_classes(label_map.data)
@@ -142,6 +156,11 @@ def _facts(case: Case, labels: Labels) -> CaseFacts:
         plane=plane_of(volume.grid),
         sizes={plane: placement.target.shape for plane, placement in placements.items()},
         spacings={plane: placement.target.spacing for plane, placement in placements.items()},
-        intensity=tuple(tuple(float(q) for q in np.quantile(one, (0.005, 0.5, 0.995))) for one in values),
+        intensity=tuple(_quantiles(one) for one in values),
         voxels={name: int(counts[index + 1]) for index, name in enumerate(labels.names)},
     )
+
+
+def _quantiles(values: Shaped[np.ndarray, " voxels"]) -> tuple[float, float, float]:
+    low, middle, high = np.quantile(values, (0.005, 0.5, 0.995))
+    return float(low), float(middle), float(high)

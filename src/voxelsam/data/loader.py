@@ -29,7 +29,9 @@ class Stacks(Dataset[StackBatch]):
         seed: of the augmentation.
     """
 
-    def __init__(self, cases: Sequence[Prepared], plan: StackPlan, augment: Augment | None = None, seed: int = 0) -> None:
+    def __init__(
+        self, cases: Sequence[Prepared], plan: StackPlan, augment: Augment | None = None, seed: int = 0
+    ) -> None:
         self.cases = tuple(cases)
         self.plan = plan
         self.augment = augment

@@ -60,10 +60,14 @@ def tasks(source: Path, output: Path, channels: int) -> tuple[Task, ...]:
             groups.setdefault(_case(path, channels), []).append(path)
     if not groups:
         raise InputError(f"there is no NIfTI file ({' or '.join(SUFFIXES)}) in {source}", code="SET-03")
-    wrong = [f"  {name}: {', '.join(p.name for p in paths)}" for name, paths in groups.items() if len(paths) != channels]
+    wrong = [
+        f"  {name}: {', '.join(p.name for p in paths)}" for name, paths in groups.items() if len(paths) != channels
+    ]
     if wrong:
         need = "CASE_0000 …" if channels > 1 else "one file per case"
-        raise InputError(f"expected {channels} file(s) per case ({need}), but found\n" + "\n".join(wrong), code="VAL-06")
+        raise InputError(
+            f"expected {channels} file(s) per case ({need}), but found\n" + "\n".join(wrong), code="VAL-06"
+        )
     if output.name.endswith(SUFFIXES):
         if len(groups) > 1:
             raise InputError(f"{source} holds {len(groups)} cases: give a folder for their masks, not {output}")
@@ -95,7 +99,9 @@ def check_output(todo: Sequence[Task], output: Path, record: dict[str, str], go_
         raise OutputError(f"{output} is not empty: give another folder, or go on with --continue")
     there = output / RECORD
     if there.is_file() and json.loads(there.read_text("utf-8")) != record:
-        raise OutputError(f"the masks in {output} were made by another model or setting ({RECORD}): give another folder")
+        raise OutputError(
+            f"the masks in {output} were made by another model or setting ({RECORD}): give another folder"
+        )
 
 
 def run(
@@ -113,7 +119,7 @@ def run(
             yield Outcome(task.id, task.output, "kept")
             continue
         try:
-            volume = read_channels(task.images)
+            volume = read_channels(task.images, len(predictor.bundle.description.channels))
             task.output.parent.mkdir(parents=True, exist_ok=True)
             predictor(volume, progress=progress(task) if progress else None).save(task.output)
         except (VoxelSamError, OSError, MemoryError) as error:

@@ -129,7 +129,8 @@ class Predictor:
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
         with torch.autocast(self.device.type, dtype=half) if half else nullcontext():
             logits = self.segmenter(stacks.to(self.device))
-        return logits.float().softmax(2)
+        probabilities: Tensor = logits.float().softmax(2)
+        return probabilities
 
 
 def load(

@@ -74,7 +74,7 @@ def start(
     labels = _labels(dataset)
     name, weights = _backbone(asked)
     variant = backbones.variant_of(name, weights)
-    fingerprint = measure(training, labels, progress)
+    fingerprint = measure(training, labels, dataset.channels, progress)
     absent = fingerprint.absent(labels)
     if absent:
         raise InputError(f"no training case shows {', '.join(absent)}: a model cannot learn it", code="LAB-03")
@@ -82,9 +82,7 @@ def start(
     recipe = parse(config.merge(suggestion, given))
     recipe = replace(recipe, backbone=replace(recipe.backbone, name=variant.name))
     segmenter, report = _networks(recipe, labels)
-    return Job(
-        folder, recipe, dataset, labels, training, validation, segmenter, report, fingerprint, tuple(reasons)
-    )
+    return Job(folder, recipe, dataset, labels, training, validation, segmenter, report, fingerprint, tuple(reasons))
 
 
 def go_on(folder: Path) -> Job:

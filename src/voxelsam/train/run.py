@@ -6,6 +6,7 @@ end of its last whole epoch, and ends with the weights of an uninterrupted one.
 """
 
 import json
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,15 @@ from voxelsam.train.job import RECIPE, STATE, Job, Progress, go_on, start
 from voxelsam.train.module import TrainingModule
 
 FINGERPRINT, SPLIT, METRICS, REPORT = "fingerprint.json", "split.json", "metrics.csv", "weights.json"
+
+SETTLED = (
+    ".*does not have many workers.*",  # cutting a stack is cheap; train.workers says how many
+    ".*in eval mode at the start of training.*",  # the frozen backbone
+    ".*`lr_scheduler.step\\(\\)`.*",  # fp16 may skip the first optimiser step
+    ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
+    ".*logging interval.*",  # short epochs
+)
+"""Warnings of Lightning that need no answer."""
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -73,13 +83,13 @@ def fit(job: Job, *, bar: bool = False) -> Path:
     steps = settings.epochs * -(-len(order) // (settings.batch * settings.accumulate))
     module = TrainingModule(job.segmenter, settings, job.labels, steps)
     state = job.folder / STATE
-    trainer = _trainer(job, bar)
     with _quiet():
-        trainer.fit(
+        _trainer(job, bar).fit(
             module,
             loader(cases, order, settings.batch, settings.workers),
             loader(held_out, Order(len(held_out)), settings.batch, settings.workers),
             ckpt_path=state if job.resumes and state.is_file() else None,
+            weights_only=True,
         )
     return job.folder / "best"
 
@@ -93,7 +103,7 @@ def prepare(job: Job, progress: Progress | None = None) -> tuple[list[Prepared],
     """
     if not (job.folder / RECIPE).is_file():
         _write_facts(job)
-    store = Store(job.folder / "cache", job.labels, job.recipe.stack, job.recipe.intensity)
+    store = Store(job.folder / "cache", job.labels, job.dataset.channels, job.recipe.stack, job.recipe.intensity)
     cases = []
     for number, case in enumerate((*job.train, *job.validation)):
         cases.append(store.open(case))
@@ -183,8 +193,12 @@ def _trainer(job: Job, bar: bool) -> lightning.Trainer:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hides Lightning's advice that does not apply to runs that choose their workers and steps on purpose."""
+    """Hides what Lightning says about choices that are made on purpose here, and what it does inside that will end."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*lr_scheduler.step.*")
+        for message in SETTLED:
+            warnings.filterwarnings("ignore", message=message)
         yield
+    logger.setLevel(level)
