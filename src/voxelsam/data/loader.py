@@ -94,6 +94,7 @@ def loader(stacks: Stacks, order: Order, batch: int, workers: int = 0) -> "DataL
         collate_fn=collate,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # or every iteration would draw from the stream that drop-out uses
     )
 
 
