@@ -24,7 +24,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/codespell src tests docs benchmarks README.md CHANGELOG.md CONTRIBUTING.md
+	$(BIN)/codespell src tests docs README.md CHANGELOG.md CONTRIBUTING.md
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

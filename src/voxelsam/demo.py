@@ -25,6 +25,9 @@ from voxelsam.train.job import Job, start
 SETTINGS: dict[str, Any] = {"train": {"epochs": 12, "stacks_per_epoch": 160, "warmup": 50}}
 """Small enough for two CPU cores and a few minutes."""
 
+PHANTOMS: dict[str, Any] = {"cases": 14, "test_cases": 4}
+"""Ten for training, two or three of the fourteen for validation, four that training never sees."""
+
 SHOWN = 3
 """Cases with a picture in the report: the worst, the best, and what lies between."""
 
@@ -46,7 +49,7 @@ def prepare(data: Path | None, folder: Path, settings: Sequence[str], bar: Bar) 
     """
     if folder.exists() and any(folder.iterdir()):
         raise OutputError(f"{folder} is not empty: remove it, or give another folder")
-    root = data or phantom.make(folder / "data")
+    root = data or phantom.make(folder / "data", **PHANTOMS)
     job = start(root, folder / "run", config.override(SETTINGS, settings), bar("reading cases"))
     run.prepare(job, bar("preparing cases"))
     return job

@@ -7,7 +7,7 @@ from einops import rearrange
 from voxelsam import backbones
 from voxelsam.backbones.sam import VARIANTS, tiny
 
-SHA256 = "61e5013e9e87a8a3d8bfcfc178d940f68837a9cacc75a82391f26894454affe7"
+SHA256 = "a81b62d6524d3ca413a3c343cf25060f84fe3ef85f3f5b802249055fb0a162e4"
 """Of the tensors at 128 × 128 pixels; a change of it makes every bundle on sam-tiny unreadable."""
 
 
@@ -65,7 +65,7 @@ def test_features_are_of_unit_order_everywhere():
         block.register_forward_hook(lambda _, __, x: seen.append(x))
     features = backbone.image_encoder(pictures(2))
     for x in [*seen, features]:
-        assert 0.5 < x.std() < 2
+        assert 0.5 < x.std() < 3
     assert features.std(dim=(0, 2, 3)).min() > 0.2
 
 
@@ -97,3 +97,11 @@ def test_the_patch_embedding_loses_no_pixel_of_a_grey_image():
     weight = backbones.build("sam-tiny").image_encoder.patch_embed.proj.weight
     grey = torch.linalg.svdvals(weight.sum(1).flatten(1))
     assert grey.min() > 0.2 * grey.max()
+
+
+def test_layers_of_the_decoder_have_usual_spreads():
+    """Projections of unit spread saturate attention, and a decoder that starts there learns nothing for hours."""
+    decoder = backbones.build("sam-tiny").mask_decoder
+    for name, weight in decoder.named_parameters():
+        if weight.ndim > 1 and not name.endswith(("iou_token.weight", "mask_tokens.weight")):
+            assert weight.std() < 0.2, name

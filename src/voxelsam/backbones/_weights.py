@@ -52,8 +52,11 @@ class LoadReport:
 
     def lines(self) -> tuple[str, ...]:
         """A summary for people."""
-        origin = "a seed" if self.path is None else self.path.name
-        text = [f"{self.variant} from {origin} (SHA-256 {self.sha256[:12]}…): {len(self.loaded)} tensors loaded"]
+        if self.path is None:
+            return (f"{self.variant}, random from a seed (SHA-256 {self.sha256[:12]}…)",)
+        text = [
+            f"{self.variant} from {self.path.name} (SHA-256 {self.sha256[:12]}…): {len(self.loaded)} tensors loaded"
+        ]
         if self.resized:
             before, after = (f"{size[0]} × {size[1]}" for size in (self.file_image_size, self.image_size))
             text.append(f"resized from {before} to {after} pixels: {listing(self.resized)}")

@@ -54,5 +54,5 @@ def main() -> None:
         complain(f"{error.strerror or error}: {error.filename or 'the file'}")
         sys.exit(2)
     except KeyboardInterrupt:
-        complain("stopped")
+        complain("stopped; a training run goes on with --continue, a cohort too")
         sys.exit(130)

@@ -22,7 +22,7 @@ def demo(
     with screen.bars() as bar:
         job = tour.prepare(data, output, settings or [], bar)
     screen.job(job)
-    run.fit(job, bar=screen.err.is_terminal)
+    run.fit(job, bar=screen.err.is_terminal, told=screen.epoch)
     with screen.bars() as bar:
         for line in tour.finish(job, output, bar):
             screen.out.print(line, markup=False)

@@ -40,5 +40,6 @@ def predict(
     with screen.bars() as bar:
         outcomes = list(cohort.run(predictor, todo, progress=lambda task: bar(task.id)))
     screen.outcomes([vars(outcome) for outcome in outcomes], as_json)
-    if any(outcome.status == "failed" for outcome in outcomes):
-        raise typer.Exit(1)
+    failed = sum(outcome.status == "failed" for outcome in outcomes)
+    if failed:
+        raise typer.Exit(2 if failed == len(outcomes) else 1)

@@ -1,6 +1,7 @@
 """What verbs share of the terminal: messages, progress, tables, JSON."""
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -105,13 +106,17 @@ def scores(report: "Report", as_json: bool) -> None:
     columns = ("structure", "Dice", "± SD", "lowest", "IoU", "cases", "absent in both")
     keys = ("dice", "dice_deviation", "dice_lowest", "iou")
     rows = [
-        (str(row["name"]), *(f"{float(row[key]):.3f}" for key in keys), str(row["cases"]), str(row["both_empty"]))
+        (str(row["name"]), *(_score(float(row[key])) for key in keys), str(row["cases"]), str(row["both_empty"]))
         for row in report.rows()
     ]
     table(columns, rows)
     out.print(f"{RULES[report.empty]}.".capitalize())
     for failure in report.failures:
         complain(f"{failure.case} was not scored: {failure.reason}", failure.code)
+
+
+def _score(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3f}"
 
 
 def facts(values: Mapping[str, Any], indent: str = "") -> None:
@@ -124,3 +129,9 @@ def facts(values: Mapping[str, Any], indent: str = "") -> None:
             shown = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             out.print(f"{indent}[bold]{key}[/]: ", end="")
             out.print(shown if len(shown) < 300 else f"{shown[:300]}…", markup=False)
+
+
+def epoch(row: Mapping[str, float], epochs: int) -> None:
+    """A finished epoch."""
+    dice = "  ".join(f"{key.removeprefix('dice/')} {value:.3f}" for key, value in row.items() if key.startswith("dice/"))
+    out.print(f"epoch {row['epoch'] + 1:.0f}/{epochs}  loss {row['loss']:.3f}  validation Dice: {dice}", markup=False)

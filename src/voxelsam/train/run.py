@@ -8,7 +8,7 @@ end of its last whole epoch, and ends with the weights of an uninterrupted one.
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from voxelsam.data.augment import Augment
 from voxelsam.data.cache import Prepared, Store
 from voxelsam.data.loader import Order, Stacks, loader
 from voxelsam.device import find
+from voxelsam.errors import ConfigError
 from voxelsam.train import history
 from voxelsam.train.job import RECIPE, STATE, Job, Progress, go_on, start
 from voxelsam.train.module import TrainingModule
@@ -37,6 +38,9 @@ SETTLED = (
     ".*logging interval.*",  # short epochs
 )
 """Warnings of Lightning that need no answer."""
+
+Told = Callable[[Mapping[str, float], int], None]
+"""Called with the row of a finished epoch, and the number of epochs."""
 
 PRECISION: dict[str, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
@@ -65,15 +69,17 @@ def train(
     return fit(go_on(folder) if resume else start(root, folder, settings, progress))
 
 
-def fit(job: Job, *, bar: bool = False) -> Path:
+def fit(job: Job, *, bar: bool = False, told: Told | None = None) -> Path:
     """Runs a job to its end and gives the folder of the best bundle.
 
     Args:
         job: from ``start`` or ``go_on``.
         bar: show a progress bar for every epoch.
+        told: called with the row of each finished epoch, and the number of epochs.
 
     Raises:
-        OutputError: the run was interrupted; it can go on.
+        ConfigError: the device or the precision cannot be used here.
+        KeyboardInterrupt: the run was interrupted; it can go on.
     """
     training, validation = prepare(job)
     settings, stack = job.recipe.train, job.recipe.stack
@@ -84,13 +90,16 @@ def fit(job: Job, *, bar: bool = False) -> Path:
     module = TrainingModule(job.segmenter, settings, job.labels, steps)
     state = job.folder / STATE
     with _quiet():
-        _trainer(job, bar).fit(
-            module,
-            loader(cases, order, settings.batch, settings.workers),
-            loader(held_out, Order(len(held_out)), settings.batch, settings.workers),
-            ckpt_path=state if job.resumes and state.is_file() else None,
-            weights_only=True,
-        )
+        try:
+            _trainer(job, bar, told).fit(
+                module,
+                loader(cases, order, settings.batch, settings.workers),
+                loader(held_out, Order(len(held_out)), settings.batch, settings.workers),
+                ckpt_path=state if job.resumes and state.is_file() else None,
+                weights_only=True,
+            )
+        except SystemExit:  # how Lightning ends after an interrupt
+            raise KeyboardInterrupt from None
     return job.folder / "best"
 
 
@@ -115,8 +124,9 @@ def prepare(job: Job, progress: Progress | None = None) -> tuple[list[Prepared],
 class Keep(Callback):
     """After every epoch: history, best and last bundle, and the state to go on from, in this order."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, told: Told | None) -> None:
         self.job = job
+        self.told = told
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Writes what the epoch gave; every file is whole at any moment."""
@@ -133,6 +143,8 @@ class Keep(Callback):
         beside = folder / f".{STATE}"
         trainer.save_checkpoint(beside)
         beside.replace(folder / STATE)
+        if self.told:
+            self.told(row, self.job.recipe.train.epochs)
 
 
 def _bundle(job: Job, row: Mapping[str, float]) -> bundle.Bundle:
@@ -166,10 +178,12 @@ def _write_facts(job: Job) -> None:
     beside.replace(job.folder / RECIPE)
 
 
-def _trainer(job: Job, bar: bool) -> lightning.Trainer:
+def _trainer(job: Job, bar: bool, told: Told | None) -> lightning.Trainer:
     settings = job.recipe.train
     device = find(settings.device)
-    callbacks: list[Callback] = [Keep(job)]
+    if settings.precision == "fp16" and device.type != "cuda":
+        raise ConfigError(f"train.precision: fp16 needs a CUDA device, but this is {device.type}; take bf16 or fp32")
+    callbacks: list[Callback] = [Keep(job, told)]
     if bar:
         callbacks.append(TQDMProgressBar(leave=False))
     return lightning.Trainer(
