@@ -22,8 +22,11 @@ from voxelsam.layouts import Case
 from voxelsam.train import history, run
 from voxelsam.train.job import Job, start
 
-SETTINGS: dict[str, Any] = {"train": {"epochs": 12, "stacks_per_epoch": 160, "warmup": 50}}
+SETTINGS: dict[str, Any] = {"train": {"epochs": 8, "stacks_per_epoch": 140, "warmup": 50}}
 """Small enough for two CPU cores and a few minutes."""
+
+PHANTOM_SETTINGS: dict[str, Any] = {"stack": {"size": [96, 96]}}
+"""The phantoms' slices are small; a larger input would only cost time."""
 
 PHANTOMS: dict[str, Any] = {"cases": 14, "test_cases": 4}
 """Ten for training, two or three of the fourteen for validation, four that training never sees."""
@@ -50,7 +53,8 @@ def prepare(data: Path | None, folder: Path, settings: Sequence[str], bar: Bar) 
     if folder.exists() and any(folder.iterdir()):
         raise OutputError(f"{folder} is not empty: remove it, or give another folder")
     root = data or phantom.make(folder / "data", **PHANTOMS)
-    job = start(root, folder / "run", config.override(SETTINGS, settings), bar("reading cases"))
+    base = SETTINGS if data else config.merge(SETTINGS, PHANTOM_SETTINGS)
+    job = start(root, folder / "run", config.override(base, settings), bar("reading cases"))
     run.prepare(job, bar("preparing cases"))
     return job
 

@@ -1,4 +1,4 @@
-"""Every NIfTI file of the shared collection of odd files through the command: a mask in its place, or nothing at all."""
+"""The shared collection of odd NIfTI files through the command: a mask in its place, or nothing at all."""
 
 import json
 from collections.abc import Callable
@@ -76,7 +76,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("name", sorted(SEGMENTED))
-def test_a_usable_scan_gets_a_mask_in_its_place(run: Run, trained: Path, shared: Path, tmp_path: Path, name: str) -> None:
+def test_a_usable_scan_gets_a_mask_in_its_place(
+    run: Run, trained: Path, shared: Path, tmp_path: Path, name: str
+) -> None:
     source = shared / "data" / "bad_input" / name
     code, reason = run(trained / "best", source, tmp_path / "out")
     assert (code, reason) == (0, "")

@@ -20,11 +20,11 @@ QUICK = [
 
 
 @pytest.mark.slow
-def test_the_demo_learns_and_its_masks_lie_on_their_scans(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_demo_learns_and_its_masks_lie_on_their_scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A random tiny backbone, four short epochs: well above chance is all that can be asked of it."""
-    monkeypatch.setattr(demo, "PHANTOMS", {"cases": 5, "test_cases": 1, "shape": (40, 36, 15), "spacing": (3.8, 3.8, 8.0)})
+    monkeypatch.setattr(
+        demo, "PHANTOMS", {"cases": 5, "test_cases": 1, "shape": (40, 36, 15), "spacing": (3.8, 3.8, 8.0)}
+    )
     with screen.bars() as bar:
         job = demo.prepare(None, tmp_path / "demo", QUICK, bar)
         run.fit(job)

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from voxelsam import bundle
-from voxelsam.errors import ConfigError, InputError, OutputError
+from voxelsam.errors import ConfigError, InputError, OutputError, WeightsError
 from voxelsam.train import history
 from voxelsam.train.job import go_on, start
 from voxelsam.train.run import train
@@ -103,6 +103,45 @@ def test_a_run_never_writes_into_a_folder_that_is_not_empty(phantom: Path, small
 def test_a_folder_with_a_run_points_to_continue(phantom: Path, small: Settings, trained: Path) -> None:
     with pytest.raises(OutputError, match="--continue"):
         start(phantom, trained, small)
+
+
+def test_a_run_does_not_go_on_with_another_split(trained: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(trained, tmp_path / "run"))
+    split = json.loads((copy / "split.json").read_text())
+    (copy / "split.json").write_text(json.dumps({"train": split["val"], "val": split["train"]}))
+    with pytest.raises(InputError, match="no longer has the cases of the run"):
+        go_on(copy)
+
+
+def test_half_precision_needs_a_gpu(phantom: Path, small: Settings, tmp_path: Path) -> None:
+    settings = small | {"train": small["train"] | {"precision": "fp16"}}
+    with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
+        train(phantom, tmp_path / "run", settings=settings)
+
+
+@pytest.mark.parametrize("change", [{"precision": "bf16"}, {"accumulate": 2, "clip": 1.0}, {"validate_every": 2}])
+def test_other_ways_to_train(phantom: Path, small: Settings, tmp_path: Path, change: dict[str, Any]) -> None:
+    train(phantom, tmp_path / "run", settings=small | {"train": small["train"] | change})
+    rows = history.read(tmp_path / "run" / "metrics.csv")
+    assert len(rows) == 2
+    assert (tmp_path / "run" / "best").is_dir()
+
+
+@pytest.mark.parametrize("method", ["lora", "decoder_only", "full"])
+def test_every_method_trains_and_predicts(phantom: Path, small: Settings, tmp_path: Path, method: str) -> None:
+    from voxelsam import formats
+    from voxelsam.infer.predictor import load
+
+    best = train(phantom, tmp_path / "run", settings=small | {"adapt": {"name": method}})
+    scan = formats.read(next((phantom / "imagesTs").iterdir()))
+    assert load(best, device="cpu")(scan).labels.data.shape == scan.grid.shape
+
+
+def test_a_model_input_that_does_not_divide_into_patches(phantom: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="100"):
+        start(phantom, tmp_path / "run", {"stack": {"size": [100, 100]}})
 
 
 def test_nothing_to_continue(tmp_path: Path) -> None:

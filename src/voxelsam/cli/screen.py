@@ -133,5 +133,7 @@ def facts(values: Mapping[str, Any], indent: str = "") -> None:
 
 def epoch(row: Mapping[str, float], epochs: int) -> None:
     """A finished epoch."""
-    dice = "  ".join(f"{key.removeprefix('dice/')} {value:.3f}" for key, value in row.items() if key.startswith("dice/"))
+    dice = "  ".join(
+        f"{key.removeprefix('dice/')} {value:.3f}" for key, value in row.items() if key.startswith("dice/")
+    )
     out.print(f"epoch {row['epoch'] + 1:.0f}/{epochs}  loss {row['loss']:.3f}  validation Dice: {dice}", markup=False)

@@ -1,6 +1,7 @@
 """Everything before the first training step: data checked, recipe resolved, networks built. Nothing is written."""
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from voxelsam.model import Segmenter
 from voxelsam.train.recipe import Recipe, method, parse
 from voxelsam.volumes.labels import Labels
 
-RECIPE, STATE = "recipe.yaml", "state.ckpt"
+RECIPE, SPLIT, STATE = "recipe.yaml", "split.json", "state.ckpt"
 
 TINY = "sam-tiny"
 """The backbone of a recipe that names neither a variant nor a checkpoint."""
@@ -68,13 +69,14 @@ def start(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         hint = "; --continue goes on with the run in it" if (folder / RECIPE).is_file() else ""
         raise OutputError(f"{folder} is not empty: give a new folder for the run{hint}")
-    given = config.merge(settings or {}, {"data": {"root": str(root)}})
+    given = config.merge(settings or {}, {"data": {"root": str(Path(root).absolute())}})
     asked = parse(given)
     dataset, training, validation = _cases(asked)
     labels = _labels(dataset)
     name, weights = _backbone(asked)
     variant = backbones.variant_of(name, weights)
-    fingerprint = measure(training, labels, dataset.channels, progress)
+    measured = measure((*training, *validation), labels, dataset.channels, progress)
+    fingerprint = Fingerprint(measured.cases[: len(training)])
     absent = fingerprint.absent(labels)
     if absent:
         raise InputError(f"no training case shows {', '.join(absent)}: a model cannot learn it", code="LAB-03")
@@ -90,15 +92,27 @@ def go_on(folder: Path) -> Job:
 
     Raises:
         OutputError: there is no run in the folder.
-        ConfigError, InputError, WeightsError: as for ``start``.
+        InputError: the data set's split is no longer the one of the run, or as for ``start``.
+        ConfigError, WeightsError: as for ``start``.
     """
     if not (folder / RECIPE).is_file():
         raise OutputError(f"there is no run to continue in {folder}: it holds no {RECIPE}")
     recipe = parse(config.read(folder / RECIPE), where=str(folder / RECIPE))
     dataset, training, validation = _cases(recipe)
+    if json.loads((folder / SPLIT).read_text("utf-8")) != split_of(training, validation):
+        raise InputError(
+            f"fold {recipe.data.fold} of {dataset.root} no longer has the cases of the run, see {folder / SPLIT}: "
+            "going on would give another model; bring the data set back, or start a new run",
+            code="SET-01",
+        )
     labels = _labels(dataset)
     segmenter, report = _networks(recipe, labels)
     return Job(folder, recipe, dataset, labels, training, validation, segmenter, report, fingerprint=None)
+
+
+def split_of(training: Sequence[Case], validation: Sequence[Case]) -> dict[str, list[str]]:
+    """The content of ``split.json``."""
+    return {"train": [case.id for case in training], "val": [case.id for case in validation]}
 
 
 def _cases(recipe: Recipe) -> tuple[Dataset, tuple[Case, ...], tuple[Case, ...]]:

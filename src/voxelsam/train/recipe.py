@@ -27,8 +27,6 @@ class DataSection:
     """Layout plug-in; None asks every plug-in whether it recognises the folder."""
     fold: int = 0
     """Which of the data set's splits."""
-    channels: tuple[str, ...] = ()
-    """Channels of the input, in order; empty means all of the data set's."""
 
 
 @dataclass(frozen=True)

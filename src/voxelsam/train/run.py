@@ -25,10 +25,10 @@ from voxelsam.data.loader import Order, Stacks, loader
 from voxelsam.device import find
 from voxelsam.errors import ConfigError
 from voxelsam.train import history
-from voxelsam.train.job import RECIPE, STATE, Job, Progress, go_on, start
+from voxelsam.train.job import RECIPE, SPLIT, STATE, Job, Progress, go_on, split_of, start
 from voxelsam.train.module import TrainingModule
 
-FINGERPRINT, SPLIT, METRICS, REPORT = "fingerprint.json", "split.json", "metrics.csv", "weights.json"
+FINGERPRINT, METRICS, REPORT = "fingerprint.json", "metrics.csv", "weights.json"
 
 SETTLED = (
     ".*does not have many workers.*",  # cutting a stack is cheap; train.workers says how many
@@ -169,8 +169,10 @@ def _bundle(job: Job, row: Mapping[str, float]) -> bundle.Bundle:
 
 def _write_facts(job: Job) -> None:
     job.folder.mkdir(parents=True, exist_ok=True)
-    split = {"train": [case.id for case in job.train], "val": [case.id for case in job.validation]}
-    facts: dict[str, Any] = {FINGERPRINT: job.fingerprint and job.fingerprint.to_json(), SPLIT: split}
+    facts: dict[str, Any] = {
+        FINGERPRINT: job.fingerprint and job.fingerprint.to_json(),
+        SPLIT: split_of(job.train, job.validation),
+    }
     for name, value in (facts | {REPORT: job.report.to_json()}).items():
         (job.folder / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
     beside = job.folder / f".{RECIPE}"
