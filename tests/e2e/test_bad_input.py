@@ -13,7 +13,7 @@ from voxelsam.cli import app as command
 from voxelsam.formats import read
 from voxelsam.infer.predictor import Predictor
 
-pytestmark = pytest.mark.shared
+pytestmark = [pytest.mark.shared, pytest.mark.filterwarnings("ignore::voxelsam.errors.InputWarning")]
 
 SEGMENTED = {
     "nifti/ct_pitch/CT_pitch.nii.gz",
@@ -70,7 +70,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             warnings.showwarning = show
         written = capsys.readouterr()
         assert "Traceback" not in written.err
-        return code, json.loads(written.out)[0]["reason"] if written.out else written.err
+        outcome = json.loads(written.out)[0]
+        return code, f"{outcome['code']} {outcome['reason']}".strip()
 
     return call
 

@@ -77,7 +77,7 @@ def outcomes(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         return
     for row in rows:
         mark = {"failed": "[red]failed[/]", "kept": "[yellow]kept[/]"}.get(row["status"], row["status"])
-        out.print(f"{mark}  {row['id']}  ", end="")
+        out.print(f"{mark}  {row['id']}  {row.get('code', '')} ", end="")
         out.print(row.get("reason") or str(row["output"]), markup=False)
 
 

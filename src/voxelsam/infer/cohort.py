@@ -35,6 +35,8 @@ class Outcome:
     status: Literal["done", "kept", "failed"]
     """``kept``: its mask was there already."""
     reason: str = ""
+    code: str = ""
+    """Of the check that failed, if it has one."""
 
 
 def tasks(source: Path, output: Path, channels: int) -> tuple[Task, ...]:
@@ -123,7 +125,8 @@ def run(
             task.output.parent.mkdir(parents=True, exist_ok=True)
             predictor(volume, progress=progress(task) if progress else None).save(task.output)
         except (VoxelSamError, OSError, MemoryError) as error:
-            yield Outcome(task.id, task.output, "failed", str(error) or type(error).__name__)
+            code = error.code if isinstance(error, VoxelSamError) else ""
+            yield Outcome(task.id, task.output, "failed", str(error) or type(error).__name__, code)
         else:
             yield Outcome(task.id, task.output, "done")
 
