@@ -243,7 +243,8 @@ def _scan(
     grain = gaussian_filter(random.standard_normal(hu.shape, dtype=np.float32), [2.0 / mm for mm in spacing])
     grain *= 1 / grain.std()
     scan = smooth + np.float32(noise) * (np.float32(0.8) * fine + np.float32(0.6) * grain)
-    return np.clip(np.rint(scan), -1024, 3071).astype(np.int16)
+    whole: Int16[np.ndarray, "i j k"] = np.clip(np.rint(scan), -1024, 3071).astype(np.int16)
+    return whole
 
 
 def _description(cases: int) -> dict[str, object]:
