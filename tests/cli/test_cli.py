@@ -186,6 +186,20 @@ def test_errors_are_one_message_and_exit_code_2(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_interrupted_training_says_how_to_go_on(
+    run: Run, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxelsam.train.module import TrainingModule
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingModule, "training_step", interrupted)
+    code, _, err = run("train", phantom, "-o", tmp_path / "run", "--set", "stack.size=[32,32]")
+    assert code == 130
+    assert "--continue" in err
+
+
 def test_a_full_disk_is_no_traceback(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from voxelsam import inspect
 

@@ -53,6 +53,3 @@ def main() -> None:
     except OSError as error:
         complain(f"{error.strerror or error}: {error.filename or 'the file'}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        complain("stopped; a training run goes on with --continue, a cohort too")
-        sys.exit(130)

@@ -48,7 +48,11 @@ def train(
         return
     with screen.bars() as bar:
         run.prepare(ready, bar("preparing cases"))
-    best = run.fit(ready, bar=not as_json and screen.err.is_terminal, told=None if as_json else screen.epoch)
+    try:
+        best = run.fit(ready, bar=not as_json and screen.err.is_terminal, told=None if as_json else screen.epoch)
+    except KeyboardInterrupt:
+        screen.complain(f"stopped; to go on: voxelsam train -o {output} --continue")
+        raise typer.Exit(130) from None
     if as_json:
         screen.emit({"best": best, "metrics": read_history(output / run.METRICS)[-1]})
     else:
