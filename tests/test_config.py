@@ -75,6 +75,14 @@ def test_merge_goes_into_sections() -> None:
     assert config.merge({"a": {"x": 1, "y": 2}, "b": 1}, {"a": {"y": 3}}) == {"a": {"x": 1, "y": 3}, "b": 1}
 
 
+def test_has_follows_a_path() -> None:
+    values = {"a": {"x": None}, "b": 1}
+    assert config.has(values, "a.x")
+    assert config.has(values, "b")
+    assert not config.has(values, "a.y")
+    assert not config.has(values, "c.x")
+
+
 @pytest.mark.parametrize("text", ["a: [1", "- 1\n- 2", "just text"])
 def test_read_refuses_what_is_no_mapping(tmp_path: Path, text: str) -> None:
     (tmp_path / "recipe.yaml").write_text(text)

@@ -93,6 +93,12 @@ def merge(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
+def has(values: Mapping[str, Any], path: str) -> bool:
+    """Whether a nested mapping says something at a dotted path."""
+    key, _, rest = path.partition(".")
+    return key in values and (not rest or has(values[key], rest))
+
+
 def plain(config: Any) -> dict[str, Any]:
     """A configuration dataclass as nested plain values, ready for YAML or JSON."""
     values: dict[str, Any] = TypeAdapter(dict[str, Any]).dump_python(asdict(config), mode="json")

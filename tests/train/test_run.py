@@ -163,6 +163,14 @@ def test_all_mistakes_of_a_recipe_come_at_once(phantom: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
+def test_a_reason_is_given_for_what_the_user_left_open(phantom: Path, tmp_path: Path) -> None:
+    left_open = start(phantom, tmp_path / "run", {}).reasons
+    chosen = start(phantom, tmp_path / "run", {"stack": {"size": [32, 32]}}).reasons
+    assert [reason for reason in left_open if reason not in chosen] == [
+        reason for reason in left_open if "size" in reason
+    ]
+
+
 def test_an_unknown_method_is_named(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"adapt\.name: no method 'masam'"):
         start(phantom, tmp_path / "run", {"adapt": {"name": "masam"}})

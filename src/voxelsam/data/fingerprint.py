@@ -92,8 +92,8 @@ def measure(
     return Fingerprint(tuple(facts))
 
 
-def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tuple[dict[str, Any], list[str]]:
-    """The parts of a recipe that follow from the data, and a reason for each.
+def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tuple[dict[str, Any], dict[str, str]]:
+    """The parts of a recipe that follow from the data, and for each, by its dotted path, the reason.
 
     Args:
         dataset: for its modality.
@@ -104,21 +104,25 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
     size = _size(fingerprint, plane, variant)
     spacing = np.median([case.spacings[plane] for case in fingerprint.cases], axis=0)
     slices = [case.sizes[plane][2] for case in fingerprint.cases]
-    reasons = [
-        f"plane {plane}: slices {spacing[2]:.3g} mm apart, pixels {spacing[0]:.3g} × {spacing[1]:.3g} mm (median)",
-        f"size {size[0]} × {size[1]}: the shape of the median slice, longer side {max(size)} for {variant.name}",
-        f"depth 5: as in MA-SAM; cases have {min(slices)} to {max(slices)} slices",
-    ]
+    reasons = {
+        "stack.plane": f"plane {plane}: slices {spacing[2]:.3g} mm apart, "
+        f"pixels {spacing[0]:.3g} × {spacing[1]:.3g} mm (median)",
+        "stack.size": f"size {size[0]} × {size[1]}: the shape of the median slice, "
+        f"longer side {max(size)} for {variant.name}",
+        "stack.depth": f"depth 5: as in MA-SAM; cases have {min(slices)} to {max(slices)} slices",
+    }
     if dataset.kind == "CT":
         low = float(np.median([case.intensity[0][0] for case in fingerprint.cases]))
         high = float(np.median([case.intensity[0][2] for case in fingerprint.cases]))
         margin = 0.25 * (high - low)
         low, high = float(np.floor(low - margin)), float(np.ceil(high + margin))
         intensity: dict[str, Any] = {"kind": "window", "low": low, "high": high}
-        reasons.append(f"intensity {low:g}..{high:g} HU: the labelled structures' 0.5..99.5 % range and a quarter more")
+        reasons["intensity"] = (
+            f"intensity {low:g}..{high:g} HU: the labelled structures' 0.5..99.5 % range and a quarter more"
+        )
     else:
         intensity = {"kind": "percentile", "low": 0.5, "high": 99.5}
-        reasons.append("intensity: each volume's own 0.5..99.5 % range, for values without a fixed unit")
+        reasons["intensity"] = "intensity: each volume's own 0.5..99.5 % range, for values without a fixed unit"
     channels = {1: "copy", 3: "rgb"}.get(len(dataset.channels), "mean")
     suggestion = {
         "stack": {"plane": plane, "size": list(size), "depth": 5, "channels": channels},
@@ -126,7 +130,9 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
     }
     if variant.name in SEEDED:
         suggestion["train"] = {"lr": 1e-3, "power": 0.9, "horizon": 1.0}
-        reasons.append("rate 1e-3, decaying almost linearly: on a random backbone everything is learnt in this run")
+        reasons["train.lr"] = (
+            "rate 1e-3, decaying almost linearly: on a random backbone everything is learnt in this run"
+        )
     return suggestion, reasons
 
 

@@ -84,7 +84,8 @@ def start(
     recipe = parse(config.merge(suggestion, given))
     recipe = replace(recipe, backbone=replace(recipe.backbone, name=variant.name))
     segmenter, report = _networks(recipe, labels)
-    return Job(folder, recipe, dataset, labels, training, validation, segmenter, report, fingerprint, tuple(reasons))
+    kept = tuple(reason for path, reason in reasons.items() if not config.has(given, path))
+    return Job(folder, recipe, dataset, labels, training, validation, segmenter, report, fingerprint, kept)
 
 
 def go_on(folder: Path) -> Job:
