@@ -126,7 +126,7 @@ def facts(job: Job) -> dict[str, str]:
         "backbone": " · ".join(job.report.lines()),
         "stacks": f"{stack.depth} {stack.plane} slices of {stack.size[0]} × {stack.size[1]} pixels",
         "training": f"{recipe.train.epochs} epochs, batch {recipe.train.batch} × {recipe.train.accumulate}",
-    } | {f"choice {number}": reason for number, reason in enumerate(job.reasons, 1)}
+    } | {what: why for what, _, why in (reason.partition(": ") for reason in job.reasons)}
 
 
 def curve_row(row: dict[str, float]) -> dict[str, float | None]:
