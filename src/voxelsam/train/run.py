@@ -213,8 +213,10 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        for message in SETTLED:
-            warnings.filterwarnings("ignore", message=message)
-        yield
-    logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            for message in SETTLED:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.setLevel(level)
