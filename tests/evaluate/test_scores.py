@@ -7,7 +7,8 @@ import pytest
 
 from voxelsam.errors import OutputError
 from voxelsam.evaluate.metrics import Counts
-from voxelsam.evaluate.scores import CaseScore, Failure, Report, write_text
+from voxelsam.evaluate.scores import CaseScore, Failure, Report
+from voxelsam.files import write_text
 
 NONE = Counts(0, 0, 0, 100)
 

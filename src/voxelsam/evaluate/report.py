@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from voxelsam.evaluate.overlay import Overlay
-from voxelsam.evaluate.scores import DEFINITIONS, RULES, Report, write_text
+from voxelsam.evaluate.scores import DEFINITIONS, RULES, Report
+from voxelsam.files import write_text
 
 _LOSSES = {"train_loss": ("training", "#3b82c4"), "val_loss": ("validation", "#e0662f")}
 _SCORES = ("#16a07a", "#8d62c9", "#c79a1b", "#d0517f", "#5b8f2f", "#3b82c4")

@@ -9,7 +9,6 @@ import csv
 import io
 import json
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,8 +17,8 @@ from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
-from voxelsam.errors import OutputError
 from voxelsam.evaluate.metrics import Counts, Empty
+from voxelsam.files import write_text
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.pair import TOLERANCE_MM
 
@@ -249,19 +248,3 @@ def nulled(value: Any) -> Any:
     if isinstance(value, list):
         return [nulled(item) for item in value]
     return None if _undefined(value) else value
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a whole file or nothing: beside its place first, then renamed; folders are made.
-
-    Raises:
-        OutputError: the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as work:
-            beside = Path(work) / path.name
-            beside.write_text(text, encoding="utf-8", newline="")
-            beside.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from None

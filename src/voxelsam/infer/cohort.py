@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from voxelsam.errors import InputError, OutputError, VoxelSamError
+from voxelsam.files import write_text
 from voxelsam.formats import read_channels
 from voxelsam.infer.predictor import Predictor, Progress
 
@@ -133,10 +134,7 @@ def run(
 
 def write_record(output: Path, record: dict[str, str]) -> None:
     """Says in the masks' folder what makes them."""
-    output.mkdir(parents=True, exist_ok=True)
-    beside = output / f".{RECORD}"
-    beside.write_text(json.dumps(record, indent=1) + "\n", "utf-8")
-    beside.replace(output / RECORD)
+    write_text(output / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def _case(path: Path, channels: int) -> str:

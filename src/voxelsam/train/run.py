@@ -24,6 +24,7 @@ from voxelsam.data.cache import Prepared, Store
 from voxelsam.data.loader import Order, Stacks, loader
 from voxelsam.device import find
 from voxelsam.errors import ConfigError
+from voxelsam.files import write_text
 from voxelsam.train import history
 from voxelsam.train.job import RECIPE, SPLIT, STATE, Job, Progress, go_on, split_of, start
 from voxelsam.train.module import TrainingModule
@@ -175,9 +176,7 @@ def _write_facts(job: Job) -> None:
     }
     for name, value in (facts | {REPORT: job.report.to_json()}).items():
         (job.folder / name).write_text(json.dumps(value, indent=1) + "\n", "utf-8")
-    beside = job.folder / f".{RECIPE}"
-    beside.write_text(config.dump(job.recipe), "utf-8")
-    beside.replace(job.folder / RECIPE)
+    write_text(job.folder / RECIPE, config.dump(job.recipe))
 
 
 def _trainer(job: Job, bar: bool, told: Told | None) -> lightning.Trainer:
