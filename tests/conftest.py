@@ -1,9 +1,15 @@
 """Fixtures for every test."""
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from voxelsam.bundle import Bundle
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -56,3 +62,43 @@ def trained(phantom: Path, small: dict[str, dict[str, object]], tmp_path_factory
     folder = tmp_path_factory.mktemp("runs") / "run"
     train(phantom, folder, settings=small)
     return folder
+
+
+@pytest.fixture(scope="session")
+def learnt() -> "Callable[..., Bundle]":
+    """Makes bundles that say which prompts they learnt; their networks are random, so they answer without sense."""
+    import torch
+
+    from voxelsam import adapt, backbones, bundle
+    from voxelsam.model import Segmenter
+    from voxelsam.stacks.intensity import Intensity
+    from voxelsam.stacks.plan import StackPlan
+
+    options = {"rank": 4, "width": 16, "init": "official"}
+    four = {"background": 0, "spleen": 1, "kidney": 2, "liver": 4, "aorta": 7}
+    backbone, report = backbones.obtain("sam-tiny", None, (32, 32))
+
+    @cache
+    def segmenter(classes: int) -> Segmenter:
+        torch.manual_seed(2)
+        return Segmenter(backbone, adapt.build("ma_sam", options, backbone, classes))
+
+    def make(
+        kinds: tuple[str, ...] = ("point", "box", "cuboid", "mask"),
+        free: bool = True,
+        quality: bool = True,
+        labels: dict[str, int] = four,
+    ) -> "Bundle":
+        return bundle.describe(
+            segmenter(len(labels)),
+            labels=labels,
+            channels=("CT",),
+            kind="CT",
+            stack=StackPlan(depth=3, size=(32, 32), plane="axial"),
+            intensity=Intensity("window", low=-100, high=200),
+            adapt={"name": "ma_sam", **options},
+            prompts=bundle.PromptsLearnt(free, kinds, quality),
+            backbone=bundle.BackboneIdentity("sam-tiny", report.sha256),
+        )
+
+    return make

@@ -11,7 +11,7 @@ from voxelsam.errors import ConfigError
 
 
 def test_methods_are_the_files_of_their_folder() -> None:
-    assert plugins.names("adapt") == ("decoder_only", "full", "lora", "ma_sam")
+    assert plugins.names("adapt") == ("adalora", "decoder_only", "full", "lora", "ma_sam", "med_sa")
 
 
 def test_a_name_loads_its_module() -> None:

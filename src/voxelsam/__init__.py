@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from voxelsam.evaluate.run import evaluate
     from voxelsam.formats import read, read_labels
-    from voxelsam.infer.predictor import Prediction, Predictor, load
+    from voxelsam.infer.prediction import Prediction
+    from voxelsam.infer.predictor import Predictor, load
+    from voxelsam.infer.session import Session
     from voxelsam.model import Segmenter
+    from voxelsam.prompts.prompt import Box, Mask, Point, Prompts, Scribble, Target
     from voxelsam.train.run import train
     from voxelsam.volumes.labels import Labels
     from voxelsam.volumes.volume import LabelMap, Volume
@@ -24,11 +27,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Box": "voxelsam.prompts.prompt",
     "LabelMap": "voxelsam.volumes.volume",
     "Labels": "voxelsam.volumes.labels",
-    "Prediction": "voxelsam.infer.predictor",
+    "Mask": "voxelsam.prompts.prompt",
+    "Point": "voxelsam.prompts.prompt",
+    "Prediction": "voxelsam.infer.prediction",
     "Predictor": "voxelsam.infer.predictor",
+    "Prompts": "voxelsam.prompts.prompt",
+    "Scribble": "voxelsam.prompts.prompt",
     "Segmenter": "voxelsam.model",
+    "Session": "voxelsam.infer.session",
+    "Target": "voxelsam.prompts.prompt",
     "Volume": "voxelsam.volumes.volume",
     "evaluate": "voxelsam.evaluate.run",
     "load": "voxelsam.infer.predictor",
@@ -38,11 +48,18 @@ _HOME = {
 }
 
 __all__ = [
+    "Box",
     "LabelMap",
     "Labels",
+    "Mask",
+    "Point",
     "Prediction",
     "Predictor",
+    "Prompts",
+    "Scribble",
     "Segmenter",
+    "Session",
+    "Target",
     "Volume",
     "__version__",
     "evaluate",

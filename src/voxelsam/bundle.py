@@ -49,6 +49,20 @@ class BackboneIdentity:
 
 
 @dataclass(frozen=True)
+class PromptsLearnt:
+    """How training asked; what it never asked a model cannot be trusted to answer."""
+
+    __pydantic_config__ = config.STRICT
+
+    free: bool = True
+    """Whether it answers without any prompt."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of prompts: point, box, cuboid (3D box), mask."""
+    quality: bool = False
+    """Whether the quality head was trained, so that it may rank masks."""
+
+
+@dataclass(frozen=True)
 class Description:
     """The contents of ``bundle.json``."""
 
@@ -65,6 +79,8 @@ class Description:
     """``name`` of the method and the fields of its configuration."""
     backbone: BackboneIdentity
     weights_sha256: str = ""
+    prompts: PromptsLearnt = field(default_factory=PromptsLearnt)
+    """Which prompts the model has learnt to answer."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained, for people and for the record: epochs, validation Dice, versions."""
 
@@ -166,10 +182,17 @@ def card(description: Description) -> str:
         f"- backbone: `{backbone.name}`, SHA-256 `{backbone.sha256}`; its own licence applies to it\n"
         f"- stacks of {description.stack.depth} {description.stack.plane} slices, "
         f"{description.stack.size[0]} × {description.stack.size[1]} pixels\n"
+        f"- prompts: {asked(description.prompts)}\n"
         f"- written by voxelsam {description.voxelsam}\n"
         + "".join(f"- {key.replace('_', ' ')}: {value}\n" for key, value in description.training.items())
         + "\nResearch use: not a medical device.\n"
     )
+
+
+def asked(prompts: PromptsLearnt) -> str:
+    """Which prompts a model takes, in words."""
+    kinds = [f"answers {', '.join(prompts.kinds)}"] if prompts.kinds else []
+    return "; ".join([*(["needs none"] if prompts.free else ["always needs one"]), *kinds])
 
 
 def describe(segmenter: Segmenter, **fields: Any) -> Bundle:

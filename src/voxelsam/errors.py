@@ -4,7 +4,8 @@ VoxelSamError
 ├── InputError              something about the given data is wrong
 │   ├── FormatError         a file cannot be read as what it claims to be
 │   ├── GeometryError       positions in space are missing, contradictory or do not agree
-│   └── LabelError          label values do not fit the label table
+│   ├── LabelError          label values do not fit the label table
+│   └── PromptError         a prompt cannot be used
 ├── WeightsError            a checkpoint or bundle does not fit
 ├── ConfigError             a recipe, an override or a plug-in name is wrong
 ├── OutputError             a result cannot be written
@@ -38,6 +39,10 @@ class GeometryError(InputError):
 
 class LabelError(InputError):
     """Label values do not fit the label table."""
+
+
+class PromptError(InputError):
+    """A prompt, or a file of prompts, cannot be used: ``PRM-01`` to ``PRM-08``, see ``docs/reference/prompts.md``."""
 
 
 class WeightsError(VoxelSamError):

@@ -58,8 +58,8 @@ class Segmenter(nn.Module):
     def decode(self, features: Float[Tensor, "frames channels h w"], prompts: PromptBatch | None = None) -> Scores:
         """Scores per frame at the resolution of the model's input: logits "frames classes height width"."""
         prompt_encoder = self.adaptation.prompt_encoder or self.backbone.prompt_encoder
-        sparse, dense = prompt_encoder(prompts, frames=len(features))
-        scores: Scores = self.adaptation.decoder(features, prompt_encoder.dense_pe(), sparse, dense)
+        encoded = prompt_encoder(prompts, frames=len(features))
+        scores: Scores = self.adaptation.decoder(features, prompt_encoder.dense_pe(), encoded)
         return scores
 
     def forward(

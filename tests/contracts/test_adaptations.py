@@ -15,6 +15,7 @@ from voxelsam.adapt import Adaptation
 from voxelsam.errors import ConfigError
 from voxelsam.model import Segmenter
 from voxelsam.nn.backbone import Backbone
+from voxelsam.nn.prompt_encoder import PromptBatch
 from voxelsam.nn.seam import Stack
 from voxelsam.train.losses import dice_ce
 
@@ -114,6 +115,38 @@ def test_stacks_do_not_influence_each_other(backbone: Backbone, adaptation: Adap
     alone = torch.cat([logits(backbone, adaptation, one[None]) for one in both])
     assert torch.allclose(together, alone, atol=1e-4)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+def test_a_prompt_changes_the_answer_on_its_own_frame_alone(backbone: Backbone, adaptation: Adaptation) -> None:
+    """Moving a point, or a corner of a box, on one of two frames of a stack."""
+    segmenter = Segmenter(backbone, shaken(adaptation)).eval()
+    height, width = backbone.image_size
+    points = torch.tensor([[[8.0, 8.0]], [[20.0, 9.0]]])
+    boxes = torch.tensor([[[4.0, 4.0, 20.0, 20.0]], [[6.0, 2.0, 30.0, 30.0]]])
+    labels = torch.ones(2, 1, dtype=torch.long)
+    with torch.no_grad():
+        features = segmenter.encode(stacks(backbone))
+
+        def masks(points: Tensor, boxes: Tensor | None) -> Tensor:
+            return segmenter.decode(features, PromptBatch(points, labels, boxes)).logits
+
+        moved_point, moved_box = points.clone(), boxes.clone()
+        moved_point[1, 0] = torch.tensor([width - 8.0, height - 6.0])
+        moved_box[1, 0, 2:] = torch.tensor([width - 1.0, height - 2.0])
+        for before, after in (
+            (masks(points, None), masks(moved_point, None)),
+            (masks(points, boxes), masks(points, moved_box)),
+        ):
+            assert torch.allclose(before[0], after[0], atol=1e-5)
+            assert not torch.allclose(before[1], after[1], atol=1e-4)
+
+
+def test_the_quality_head_is_trained_on_request_alone(adaptation: Adaptation) -> None:
+    head = list(adaptation.decoder.iou_prediction_head.parameters())
+    before = sum(adaptation.counts().values())
+    adaptation.train_quality()
+    assert all(parameter.requires_grad for parameter in head)
+    assert sum(adaptation.counts().values()) == before + sum(parameter.numel() for parameter in head)
 
 
 @pytest.mark.slow

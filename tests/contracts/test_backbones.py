@@ -100,8 +100,8 @@ def test_a_backbone_is_frozen_in_evaluation_mode_and_runs_from_image_to_masks(na
     assert not any(tensor.requires_grad for tensor in backbone.parameters())
     assert not any(module.training for module in backbone.train().modules())
     features = backbone.image_encoder(torch.randn(2, 3, *backbone.image_size))
-    sparse, dense = backbone.prompt_encoder(None, 2)
-    scores = backbone.mask_decoder(features, backbone.prompt_encoder.dense_pe(), sparse, dense)
+    prompts = backbone.prompt_encoder(None, 2)
+    scores = backbone.mask_decoder(features, backbone.prompt_encoder.dense_pe(), prompts)
     assert scores.logits.shape == (2, variant.masks, 8, 12)
     assert scores.logits.isfinite().all()
 

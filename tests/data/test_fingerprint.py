@@ -1,9 +1,12 @@
 """What is measured on a data set, and the plan that follows."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from voxelsam import backbones, config
 from voxelsam.data.fingerprint import Fingerprint, measure, suggest
@@ -12,6 +15,9 @@ from voxelsam.layouts import Dataset, open_dataset
 from voxelsam.stacks.intensity import Intensity
 from voxelsam.stacks.plan import StackPlan
 from voxelsam.volumes.labels import Labels
+
+PARTS = ((StackPlan, "stack"), (Intensity, "intensity"))
+Pictures = Callable[..., Dataset]
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +88,39 @@ def test_progress_is_told(dataset: Dataset) -> None:
     seen: list[tuple[int, int]] = []
     measure(dataset.train, dataset.labels, dataset.channels, lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+class TestPictures:
+    def facts(self, dataset: Dataset) -> Fingerprint:
+        assert dataset.labels is not None
+        return measure(dataset.train, dataset.labels, dataset.channels)
+
+    def test_pictures_are_stacks_of_one_on_one_scale(self, pictures: Pictures) -> None:
+        dataset = pictures()
+        suggestion, reasons = suggest(dataset, self.facts(dataset), backbones.VARIANTS["sam-vit-b"])
+        plan, intensity = (config.parse(kind, suggestion[name]) for kind, name in PARTS)
+        assert (plan.depth, plan.plane, plan.channels) == (1, "axial", "rgb")
+        assert (intensity.kind, intensity.limits) == ("unit", (0, 255))
+        assert {"stack.plane", "stack.size", "stack.depth", "intensity"} <= set(reasons)
+
+    @pytest.mark.parametrize(
+        ("size", "expected"), [((50, 70), (96, 96)), ((600, 800), (384, 512)), ((800, 610), (512, 416))]
+    )
+    def test_the_size_is_near_the_pictures_own_and_never_above_the_limit(
+        self, pictures: Pictures, size: tuple[int, int], expected: tuple[int, int]
+    ) -> None:
+        dataset = pictures(size=size, instances=False)
+        suggestion, _ = suggest(dataset, self.facts(dataset), backbones.VARIANTS["sam-vit-b"])
+        assert tuple(suggestion["stack"]["size"]) == expected
+
+    def test_deep_pictures_have_no_common_scale(self, pictures: Pictures) -> None:
+        dataset = pictures(np.uint16)
+        suggestion, _ = suggest(dataset, self.facts(dataset), backbones.VARIANTS["sam-vit-b"])
+        assert (suggestion["intensity"]["kind"], suggestion["stack"]["depth"]) == ("percentile", 1)
+        assert suggestion["stack"]["channels"] == "copy"
+
+    def test_numbers_that_do_not_fit_the_labels_are_told_with_the_other_problems(self, pictures: Pictures) -> None:
+        dataset = pictures()
+        Image.new("I;16", (70, 50)).save(dataset.train[1].instances)
+        with pytest.raises(InputError, match=r"1 of 4 cases.*\n.*b: .*320 labelled voxels"):
+            self.facts(dataset)

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis.extra.numpy import arrays
+from jaxtyping import TypeCheckError
 from scipy.spatial import distance
 
-from voxelsam.errors import ConfigError
+from voxelsam.errors import ConfigError, InputError
 from voxelsam.evaluate import metrics
-from voxelsam.evaluate.metrics import Counts, count, count_classes, dice, iou
+from voxelsam.evaluate.metrics import Counts, Overlap, count, count_classes, dice, iou, multi_threshold
 
 masks = arrays(bool, (3, 4, 2))
 EMPTY = np.zeros((2, 2), bool)
@@ -93,3 +94,64 @@ def test_voxels_that_do_not_count_are_left_out(monkeypatch):
     truth[~counted] = 255
     for value, counts in enumerate(count_classes(guess, truth, 3, counted)):
         assert counts == count((guess == value)[counted], (truth == value)[counted])
+
+
+SOFT = arrays(np.float64, (2, 3, 4), elements={"min_value": 0, "max_value": 1})
+
+
+@given(SOFT, SOFT)
+def test_soft_overlap_is_symmetric_and_bounded(a, b):
+    value = multi_threshold(a, b)
+    assert value == multi_threshold(b, a)
+    assert 0 <= value.iou <= value.dice + 1e-4
+    assert value.dice <= 1
+
+
+@given(SOFT)
+def test_a_soft_mask_overlaps_itself_whole(a):
+    assert multi_threshold(a, a) == Overlap(1, 1)
+
+
+def test_at_one_threshold_it_is_the_mean_over_images():
+    a, b = np.random.default_rng(3).random((2, 5, 6, 7))
+    value = multi_threshold(a, b, [0.4])
+    pairs = list(zip(a > 0.4, b > 0.4, strict=True))
+    assert value.iou == pytest.approx(np.mean([iou(*pair) for pair in pairs]), abs=1e-6)
+    assert value.dice == pytest.approx(np.mean([dice(*pair) for pair in pairs]), abs=1e-5)
+
+
+def test_thresholds_cut_prediction_and_reference_alike():
+    prediction, reference = np.array([[0.95, 0.4, 0.0]]), np.array([[0.6, 0.8, 0.0]])
+    shares = {0.1: 1, 0.3: 1, 0.5: 1 / 2, 0.7: 0, 0.9: 0}
+    assert multi_threshold(prediction, reference).iou == pytest.approx(np.mean(list(shares.values())), abs=1e-5)
+    for threshold, share in shares.items():
+        assert multi_threshold(prediction, reference, (threshold,)).iou == pytest.approx(share, abs=1e-5)
+
+
+def test_a_value_at_the_threshold_is_below_it():
+    half = np.full((1, 4), 0.5)
+    assert multi_threshold(half, np.ones((1, 4)), [0.5]).iou == pytest.approx(0, abs=1e-6)
+
+
+def test_rightly_empty_images_score_one():
+    assert multi_threshold(np.zeros((2, 3)), np.full((2, 3), 0.1)) == Overlap(1, 1)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "message"),
+    [
+        (np.zeros((2, 3)), np.zeros((2, 4)), "the same images"),
+        (np.zeros((0, 3)), np.zeros((0, 3)), "the same images"),
+        (np.array([[-3.0, 8.0]]), np.zeros((1, 2)), "the prediction holds values from 0 to 1, but these run from -3.0"),
+        (np.zeros((1, 2)), np.array([[0.0, 255.0]]), "the reference holds"),
+        (np.array([[np.nan, 1.0]]), np.zeros((1, 2)), "the prediction holds"),
+    ],
+)
+def test_arrays_that_are_no_soft_masks_are_refused(prediction, reference, message):
+    with pytest.raises((InputError, TypeCheckError), match=f"{message}|Type-check error"):
+        multi_threshold(prediction, reference)
+
+
+def test_no_threshold_is_refused():
+    with pytest.raises(InputError, match="at least one threshold"):
+        multi_threshold(np.zeros((1, 2)), np.zeros((1, 2)), [])

@@ -13,6 +13,7 @@ from voxelsam.evaluate.metrics import Counts
 from voxelsam.evaluate.overlay import Overlay
 from voxelsam.evaluate.report import draw_curve, write_html
 from voxelsam.evaluate.scores import CaseScore, Failure, Report
+from voxelsam.volumes.labels import Labels
 
 CURVE = [
     {"epoch": 0, "train_loss": 1.0, "val_loss": None, "val_dice": float("nan")},
@@ -141,3 +142,14 @@ def test_curve_shows_losses_and_scores():
 @pytest.mark.parametrize("curve", [[], [{"epoch": 0}], [{"epoch": 0, "val_loss": float("nan"), "train_loss": None}]])
 def test_nothing_measured_draws_nothing(curve):
     assert draw_curve(curve) is None
+
+
+def test_regions_have_a_row_of_their_own(tmp_path, labels):
+    both = Labels(labels.values, regions={"all of it": (1, 7)})
+    counts = {1: Counts(1, 0, 0, 9), 7: Counts(1, 1, 1, 7), (1, 7): Counts(3, 1, 0, 6)}
+    scored = CaseScore("a", Path("p"), Path("r"), (1.0, 1.0, 1.0), 0.0, counts)
+    write_html(tmp_path / "report.html", title="t", report=Report(both, "nan", (scored,)))
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    words = Page(page).words
+    assert words[words.index("all of it") + 1] == "0.857"
+    assert page.count('class="swatch"') == 2

@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from voxelsam.data import phantom
 from voxelsam.errors import ConfigError, InputError, InputWarning
@@ -212,3 +213,57 @@ def test_swapped_kidneys_cost_both_organs(dataset, tmp_path, save):
     scores = {row.name: row.dice for row in report.classes}
     assert scores["kidney_left"] == scores["kidney_right"] == 0
     assert scores["liver"] == 1
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Writes rows of values as a mask."""
+
+    def write(name, rows):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.array(rows, np.uint8)).save(path)
+
+    return write
+
+
+NESTED = {"background": 0, "disc": [1, 2], "cup": 2}
+
+
+def test_regions_are_scored_as_a_whole(tmp_path, picture):
+    picture("truth/a.png", [[0, 1, 1], [2, 2, 0]])
+    picture("guess/a.png", [[0, 1, 2], [1, 2, 2]])
+    report = evaluate(tmp_path / "guess", tmp_path / "truth", labels=Labels.from_json(NESTED))
+    counts = report.cases[0].counts[1, 2]
+    assert (counts.tp, counts.fp, counts.fn, counts.tn) == (4, 1, 0, 1)
+    assert report.regions[0].dice == pytest.approx(8 / 9)
+    assert [row.dice for row in report.classes] == pytest.approx([0.5, 0.4])
+
+
+def test_voxels_that_nobody_labelled_count_in_no_region(tmp_path, picture):
+    picture("truth/a.png", [[0, 1, 1], [2, 2, 9]])
+    picture("guess/a.png", [[0, 1, 1], [2, 2, 2]])
+    report = evaluate(tmp_path / "guess", tmp_path / "truth", labels=Labels.from_json(NESTED | {"ignore": 9}))
+    assert (report.regions[0].dice, report.cases[0].counts[1, 2].tn) == (1, 1)
+
+
+def test_masks_of_pictures_are_paired_by_name_whatever_their_format(tmp_path, picture):
+    picture("truth/a.png", [[0, 1], [1, 0]])
+    picture("guess/a.tif", [[0, 1], [0, 0]])
+    report = evaluate(tmp_path / "guess", tmp_path / "truth")
+    assert report.mean_dice == pytest.approx(2 / 3)
+    assert report.cases[0].spacing == (1, 1, 1)
+
+
+def test_a_mask_of_another_size_is_a_failure(tmp_path, picture):
+    picture("truth/a.png", [[0, 1], [1, 0]])
+    picture("guess/a.png", [[0, 1, 0], [1, 0, 0]])
+    assert [failure.code for failure in evaluate(tmp_path / "guess", tmp_path / "truth").failures] == ["GEO-01"]
+
+
+def test_pictures_beside_a_data_set_are_no_references(tmp_path, picture):
+    for name in ("set/labelsTr/a.png", "set/imagesTr/a_0000.png", "set/preview.png", "guess/a.png"):
+        picture(name, [[0, 1], [1, 0]])
+    table = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".png"}
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(table))
+    assert evaluate(tmp_path / "guess", tmp_path / "set").classes[0].name == "lesion"

@@ -9,6 +9,7 @@ from voxelsam.errors import OutputError
 from voxelsam.evaluate.metrics import Counts
 from voxelsam.evaluate.scores import CaseScore, Failure, Report
 from voxelsam.files import write_text
+from voxelsam.volumes.labels import Labels
 
 NONE = Counts(0, 0, 0, 100)
 
@@ -54,6 +55,29 @@ def test_rows_are_classes_and_a_mean(report):
     assert rows[-1]["dice"] == 0.625
     assert rows[-1]["dice_lowest"] == 0.5
     assert rows[-1]["both_empty"] == 1
+
+
+class TestRegions:
+    @pytest.fixture
+    def report(self):
+        """The region has a score of its own, far from those of its parts."""
+        labels = Labels({"background": 0, "rim": 1, "cup": 2}, regions={"disc": (1, 2)})
+        counts = {1: Counts(2, 2, 2, 94), 2: Counts(3, 1, 1, 95), (1, 2): Counts(9, 0, 0, 91)}
+        return Report(labels, "nan", (CaseScore("a", Path("g"), Path("t"), (1.0, 1.0, 1.0), 0.0, counts),))
+
+    def test_they_stand_beside_the_classes_and_change_no_mean(self, report):
+        assert [(row.name, row.value, row.dice) for row in report.regions] == [("disc", (1, 2), 1.0)]
+        assert [row["name"] for row in report.rows()] == ["rim", "cup", "disc", "mean"]
+        assert report.mean_dice == report.case_dice(report.cases[0]) == pytest.approx((0.5 + 0.75) / 2)
+
+    def test_files_have_them_under_their_values(self, report, tmp_path):
+        summary = json.loads(report.write(tmp_path).read_text())
+        assert summary["mean"]["(1, 2)"]["name"] == "disc"
+        assert summary["metric_per_case"][0]["metrics"]["(1, 2)"]["TP"] == 9
+        assert summary["foreground_mean"]["Dice"] == pytest.approx(0.625)
+        assert summary["labels"]["disc"] == [1, 2]
+        with (tmp_path / "summary.csv").open(newline="") as file:
+            assert [(row["class"], row["label"]) for row in csv.DictReader(file)][-1] == ("disc", "(1, 2)")
 
 
 def test_worst_case_comes_first_and_undefined_last(report, labels):

@@ -1,4 +1,4 @@
-"""Every NIfTI entry of the shared collection of odd files reaches the verdict that its index asks for."""
+"""Every NIfTI entry and picture of the shared collection of odd files reaches the verdict that its index asks for."""
 
 import json
 from collections.abc import Callable
@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 
 from voxelsam.errors import FormatError, GeometryError, InputError, InputWarning, LabelError
 from voxelsam.formats import read, read_labels, write_labels
@@ -199,6 +200,36 @@ def plain_gzip_name(folder: Path, tmp_path: Path) -> None:
     assert read(scan_of(folder)).data.shape == (1, 35, 51, 35)
 
 
+def colours_called_grey(folder: Path, tmp_path: Path) -> None:
+    path = folder / "1.tif"
+    with pytest.warns(InputWarning, match=r"1.tif: VAL-05"):
+        volume = read(path)
+    assert (volume.data.shape, volume.kind) == ((3, 384, 288, 1), "PICTURE")
+    red, _, blue = (float(channel.mean()) for channel in volume.data)
+    assert red > 1.5 * blue
+
+
+def lossy_mask(folder: Path, tmp_path: Path) -> None:
+    path = folder / "imgy1.jpg"
+    refused(read_labels, path, LabelError, "LAB-01", r"JPEG .* holds 248 values \(0, 1, 2")
+
+
+def skin(folder: Path, tmp_path: Path) -> None:
+    path = next(folder.parent.glob("dermoscopy_image/*.jpg"))
+    image = read(path)
+    np.testing.assert_array_equal(image.data[..., 0].transpose(2, 1, 0), np.asarray(Image.open(path)))
+    mask = next(folder.parent.glob("dermoscopy_mask/*.png"))
+    label = read_labels(mask, Labels({"background": 0, "lesion": 255}))
+    check_pair(image, label)
+    np.testing.assert_array_equal(label.data[..., 0].T, np.asarray(Image.open(mask)))
+    refused(lambda path: read_labels(path, Labels({"background": 0, "a": 1})), mask, LabelError, "LAB-02", "0/255 mask")
+
+
+def gif(folder: Path, tmp_path: Path) -> None:
+    for reader in (read, read_labels):
+        refused(reader, folder / "21_manual1.gif", FormatError, "SET-03", "begins with b'GIF89a.*can read: .*picture")
+
+
 VERDICTS: dict[str, Callable[[Path, Path], None] | Refused] = {
     "nifti/nibabel_test_data": nibabel_test_data,
     "nifti/monai_moved_pair": moved_pair,
@@ -226,12 +257,17 @@ VERDICTS: dict[str, Callable[[Path, Path], None] | Refused] = {
     "nifti_derived/not_gzip": plain_gzip_name,
     "nifti_derived/wrong_suffix_html": Refused(FormatError, "SET-03", "web page"),
     "nifti_derived/git_lfs_pointer": Refused(FormatError, "SET-03", "Git LFS pointer"),
+    "image2d/tiff_wrong_photometric_image": colours_called_grey,
+    "image2d/jpeg_mask": lossy_mask,
+    "image2d/dermoscopy_image": skin,
+    "image2d/dermoscopy_mask": skin,
+    "image2d/gif_mask": gif,
 }
 
 
 def test_the_table_covers_the_index(shared: Path) -> None:
     index = json.loads((shared / "data" / "bad_input" / "index.json").read_text())
-    assert {entry["name"] for entry in index if entry["name"].startswith("nifti")} == set(VERDICTS)
+    assert {entry["name"] for entry in index if entry["name"].startswith(("nifti", "image2d"))} == set(VERDICTS)
 
 
 @pytest.mark.parametrize("name", VERDICTS)

@@ -1,11 +1,16 @@
 """Choosing a format by content; several files, one image."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image
 
-from voxelsam import plugins
-from voxelsam.errors import FormatError, GeometryError, InputError, InputWarning
-from voxelsam.formats import Format, read, read_channels, read_labels
+from voxelsam import formats, plugins
+from voxelsam.errors import FormatError, GeometryError, InputError, InputWarning, LabelError
+from voxelsam.formats import Format, read, read_channels, read_frames, read_labels, read_numbers
+from voxelsam.space.orientation import plane_of
+from voxelsam.stacks.plan import StackPlan
 
 
 @pytest.mark.parametrize("name", plugins.names("formats"))
@@ -87,3 +92,85 @@ class TestChannels:
     def test_no_file_is_no_image(self) -> None:
         with pytest.raises(InputError, match="at least one file"):
             read_channels([])
+
+
+class TestNames:
+    @pytest.mark.parametrize(
+        ("name", "ending", "mask"),
+        [
+            ("a.nii.gz", ".nii.gz", ".nii.gz"),
+            ("a.b.nii", ".nii", ".nii.gz"),
+            ("A.NII.GZ", ".NII.GZ", ".nii.gz"),
+            ("a.png", ".png", ".png"),
+            ("a.JPG", ".JPG", ".png"),
+            ("a.tiff", ".tiff", ".png"),
+            ("a.gz", "", ".nii.gz"),
+            ("a", "", ".nii.gz"),
+        ],
+    )
+    def test_endings_tell_the_family(self, name, ending, mask) -> None:
+        assert (formats.ending_of(Path(name)), formats.mask_ending(Path(name))) == (ending, mask)
+
+    def test_what_can_be_written(self) -> None:
+        assert [name for name in ("a.nii", "a.PNG", "a.jpg", "a.txt", "png") if formats.can_write(Path(name))] == [
+            "a.nii",
+            "a.PNG",
+        ]
+
+    def test_every_file_that_is_written_can_be_found_again(self) -> None:
+        for name in plugins.names("formats"):
+            module = plugins.load("formats", name)
+            assert set(module.SUFFIXES) <= set(formats.endings())
+
+
+class TestNumbers:
+    def test_numbers_of_objects_need_no_table_and_no_limit(self, make, scan, recwarn) -> None:
+        numbers = scan.astype(np.int32) * 1000
+        numbers[0, 0, 0] = 255
+        np.testing.assert_array_equal(read_numbers(make(numbers)).data[0], numbers)
+        assert not recwarn.list
+
+    def test_they_are_whole(self, make, scan) -> None:
+        with pytest.raises(LabelError, match="labels must be integers"):
+            read_numbers(make(scan / 2.0))
+
+
+class TestFrames:
+    @pytest.fixture
+    def pictures(self, tmp_path) -> list[Path]:
+        """Four frames, 6 pixels wide and 3 high."""
+        noise = np.random.default_rng(5).integers(0, 256, (4, 3, 6, 3), np.uint8)
+        for number, frame in enumerate(noise):
+            Image.fromarray(frame).save(tmp_path / f"{number}.png")
+        return sorted(tmp_path.glob("*.png"))
+
+    def test_frames_lie_along_time_in_the_order_of_the_files(self, pictures) -> None:
+        film = read_frames(pictures[::-1], seconds=0.04)
+        assert (film.kind, film.grid.along_k, film.grid.shape) == ("VIDEO", "time", (6, 3, 4))
+        assert film.grid.spacing == pytest.approx((1, 1, 0.04))
+        assert film.source.paths == tuple(pictures[::-1])
+        for number, path in enumerate(pictures):
+            np.testing.assert_array_equal(film.data[..., 3 - number], read(path).data[..., 0])
+
+    @pytest.mark.parametrize("seconds", [0.01, 1, 100])
+    def test_they_are_the_slices_that_a_plan_cuts_upright(self, pictures, seconds) -> None:
+        grid = read_frames(pictures, seconds).grid
+        reordering = StackPlan(plane="auto").placement(grid).reordering
+        assert (reordering.order, reordering.flips, plane_of(grid)) == ((0, 1, 2), (False,) * 3, "axial")
+
+    def test_a_single_frame_is_a_film_too(self, pictures) -> None:
+        assert read_frames(pictures[:1]).grid.along_k == "time"
+
+    def test_frames_that_differ_are_refused(self, pictures, tmp_path, make, scan) -> None:
+        Image.effect_noise((6, 4), 9).save(tmp_path / "high.png")
+        Image.effect_noise((6, 3), 9).save(tmp_path / "grey.png")
+        for name, error, message in (
+            ("high.png", GeometryError, r"high.png has \(6, 4, 1\) voxels"),
+            ("grey.png", InputError, r"grey.png: 1 channels of uint8, but .*0.png has 3"),
+        ):
+            with pytest.raises(error, match=message):
+                read_frames([*pictures, tmp_path / name])
+        with pytest.raises(InputError, match="expected one picture, but it has 7 slices"):
+            read_frames([make(scan)])
+        with pytest.raises(InputError, match="at least one frame"):
+            read_frames([])

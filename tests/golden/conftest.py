@@ -1,14 +1,12 @@
-"""Reads the golden cases: discovered by the kind that their name begins with, every size from the manifest.
+"""Reads the golden cases of MA-SAM: discovered by the kind that their name begins with, every size from the manifest.
 
-The folder is ``$VOXELSAM_GOLDEN``, by default ``$VOXELSAM_SHARED/golden``, by default ``../shared/golden`` beside the
-repository. Without it the tests are skipped, except in continuous integration, where its absence is a failure.
+Each case is a folder.
 """
 
 import hashlib
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +14,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tests.golden.reading import GOLDEN, Findings, Record, Tensors, existing, opened, over_cases
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[2]
-SHARED = (ROOT / os.environ.get("VOXELSAM_SHARED", "../shared")).resolve()
-FOLDER = (ROOT / os.environ.get("VOXELSAM_GOLDEN", SHARED / "golden") / "ma_sam").resolve()
-ABSENT = f"no golden cases in {FOLDER}; set VOXELSAM_GOLDEN or VOXELSAM_SHARED"
+FOLDER = GOLDEN / "ma_sam"
 KINDS = {
     "auto_case": "auto",
     "bbox_case": "bbox",
@@ -35,21 +31,14 @@ KINDS = {
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for argument in KINDS.keys() & set(metafunc.fixturenames):
-        found = sorted(FOLDER.glob(f"{KINDS[argument]}*/manifest.json"))
-        folders = [pytest.param(path.parent, id=path.parent.name) for path in found]
-        missing = [] if FOLDER.is_dir() else [pytest.param(FOLDER, id="absent", marks=pytest.mark.skip(ABSENT))]
-        metafunc.parametrize(argument, folders or missing, indirect=True)
+    manifests = {argument: FOLDER.glob(f"{kind}*/manifest.json") for argument, kind in KINDS.items()}
+    over_cases(metafunc, FOLDER, {argument: [path.parent for path in found] for argument, found in manifests.items()})
 
 
 @pytest.fixture
 def golden() -> Path:
     """The folder with the cases."""
-    if not FOLDER.is_dir():
-        if os.environ.get("CI") == "true":
-            pytest.fail(ABSENT)
-        pytest.skip(ABSENT)
-    return FOLDER
+    return existing(FOLDER)
 
 
 @pytest.fixture
@@ -58,33 +47,14 @@ def kinds() -> tuple[str, ...]:
     return tuple(KINDS.values())
 
 
-class Tensors(Mapping[str, Tensor]):
-    """The tensors of a file; remembers which were never asked for."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        self._tensors = dict(tensors)
-        self.unread = set(tensors)
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.unread.discard(name)
-        return self._tensors[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-
-class Case:
+class Case(Findings):
     """One folder: its manifest, its files, and what came out of comparing with them."""
 
-    def __init__(self, folder: Path, record: Callable[[str, object], None]) -> None:
+    def __init__(self, folder: Path, record: Record) -> None:
+        super().__init__(record)
         self.folder = folder
         self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
         self.config: dict[str, Any] = self.manifest["config"]
-        self.problems: list[str] = []
-        self._record = record
         self._read: dict[str, Tensors] = {}
         self._opened: set[str] = set()
         hint = self.manifest["tolerance_hint"]
@@ -153,23 +123,16 @@ class Case:
             logits: also held to the limit on absolute errors.
             floor: L2 norm below which a difference counts as rounding, for tensors that are zero in exact arithmetic.
         """
-        if ours.shape != reference.shape:
-            self.problems.append(f"{name}: shape {tuple(ours.shape)} instead of {tuple(reference.shape)}")
+        if not self.same_shape(name, ours, reference):
             return
         difference = ours.detach().double() - reference.double()
         norm, largest = float(reference.double().norm()), float(difference.abs().max())
         distance = float(difference.norm())
-        self._record(name, (distance / norm if norm else distance, largest))
+        self.record(name, (distance / norm if norm else distance, largest))
         if not distance <= self.relative * norm + floor:
             self.problems.append(f"{name}: relative L2 error {distance / norm if norm else distance:.3g}")
         if logits and not largest <= self.absolute:
             self.problems.append(f"{name}: largest error {largest:.3g}")
-
-    def equal(self, name: str, ours: object, reference: object) -> None:
-        """Notes a problem unless both are the same."""
-        same = torch.equal(ours, reference) if isinstance(ours, Tensor) else ours == reference
-        if not same:
-            self.problems.append(f"{name} differs" if isinstance(ours, Tensor) else f"{name}: {ours} != {reference}")
 
     def done(self) -> None:
         """Fails on any problem, on files never opened, and on tensors never read."""
@@ -184,17 +147,10 @@ def case_of(request: pytest.FixtureRequest) -> Callable[[Path], Case]:
     return lambda folder: Case(folder, lambda name, errors: request.node.user_properties.append((name, errors)))
 
 
-def _fixture(name: str) -> Callable[..., Case]:
-    def case(request: pytest.FixtureRequest, case_of: Callable[[Path], Case]) -> Case:
-        return case_of(request.param)
-
-    return pytest.fixture(name=name)(case)
-
-
-auto_case = _fixture("auto_case")
-bbox_case = _fixture("bbox_case")
-sam_load_case = _fixture("sam_load_case")
-real_widths_case = _fixture("real_widths_case")
-pipeline_case = _fixture("pipeline_case")
-loss_case = _fixture("loss_case")
-preparation_case = _fixture("preparation_case")
+auto_case = opened("auto_case")
+bbox_case = opened("bbox_case")
+sam_load_case = opened("sam_load_case")
+real_widths_case = opened("real_widths_case")
+pipeline_case = opened("pipeline_case")
+loss_case = opened("loss_case")
+preparation_case = opened("preparation_case")

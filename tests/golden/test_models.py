@@ -367,8 +367,8 @@ def hooks(backbone: Backbone, adaptation: Adaptation, seen: dict[str, Tensor]) -
             name = f"act.block_{index:02}.adapter_{number}_conv_out"
             yield keep(conv, name, lambda y: rearrange(y, "batch depth h w channels -> batch channels depth h w"))
     yield keep(encoder, "act.neck")
-    yield keep(prompt_encoder, "act.prompt_sparse", lambda y: y[0])
-    yield keep(prompt_encoder, "act.prompt_dense_pixel0", lambda y: y[1][:1, :, 0, 0])
+    yield keep(prompt_encoder, "act.prompt_sparse", lambda y: y.sparse)
+    yield keep(prompt_encoder, "act.prompt_dense_pixel0", lambda y: y.dense[:1, :, 0, 0])
     yield keep(prompt_encoder, "act.dense_pe", lambda _y: prompt_encoder.dense_pe())
     yield keep(decoder.transformer, "act.decoder_tokens", lambda y: y[0])
     yield keep(decoder.transformer, "act.decoder_src", lambda y: y[1])

@@ -34,6 +34,38 @@ def test_channels_of_a_case_belong_together_in_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_picture_holds_all_channels_and_its_mask_is_a_picture(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a_0000.png", "b.JPG", "film_0001.png", "film_0002.png", ".hidden.png", "notes.txt")
+    found = cohort.tasks(source, tmp_path / "out", 3)
+    assert {task.id: ([path.name for path in task.images], task.output.name) for task in found} == {
+        "a": (["a_0000.png"], "a.png"),
+        "b": (["b.JPG"], "b.png"),
+        "film_0001": (["film_0001.png"], "film_0001.png"),
+        "film_0002": (["film_0002.png"], "film_0002.png"),
+    }
+
+
+def test_pictures_that_are_one_channel_each_belong_together(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", *(f"{case}_{channel:04}.tif" for case in "ab" for channel in range(2)))
+    found = cohort.tasks(source, tmp_path / "out", 2)
+    assert {task.id: [path.name for path in task.images] for task in found} == {
+        "a": ["a_0000.tif", "a_0001.tif"],
+        "b": ["b_0000.tif", "b_0001.tif"],
+    }
+
+
+def test_grey_pictures_are_cases_like_other_files(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a_0000.png", "b_0001.png", "c.nii.gz")
+    found = cohort.tasks(source, tmp_path / "out", 1)
+    assert {task.id: task.output.name for task in found} == {"a": "a.png", "b_0001": "b_0001.png", "c": "c.nii.gz"}
+
+
+def test_a_mask_is_never_a_jpeg(tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.jpg") / "a.jpg"
+    with pytest.raises(OutputError, match=r"cannot be written as \.jpg; take \.png"):
+        cohort.tasks(source, tmp_path / "mask.jpg", 3)
+
+
 def test_one_file_may_name_its_mask(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz"
     assert cohort.tasks(source, tmp_path / "mask.nii", 1)[0].output == tmp_path / "mask.nii"
@@ -47,6 +79,9 @@ def test_one_file_may_name_its_mask(tmp_path: Path) -> None:
         (("a_0000.nii.gz",), 2, "out", "a: a_0000.nii.gz"),
         (("a.nii", "a.nii.gz"), 1, "out", "one file per case"),
         (("a.nii.gz", "b.nii.gz"), 1, "mask.nii.gz", "give a folder"),
+        (("a.png", "b.png"), 3, "mask.png", "give a folder"),
+        (("a.png", "a.jpg"), 3, "out", "CASE_0000"),
+        (("a_0000.png", "a.nii.gz"), 1, "out", "one file per case"),
     ],
 )
 def test_what_cannot_be_assigned_is_refused(

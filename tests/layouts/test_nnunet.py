@@ -55,6 +55,30 @@ class TestCases:
         assert case.images == (tmp_path / "x/t2.nii.gz", tmp_path / "x/adc.nii.gz")
         assert case.label == tmp_path / "y/truth.nii.gz"
 
+    def test_pictures_are_of_their_own_kind_whatever_their_channels_are_called(self, touch, note, tmp_path) -> None:
+        touch("imagesTr/a_0000.tif", "labelsTr/a.tif")
+        note("dataset.json", {**TABLE, "file_ending": ".tif"})
+        assert read(tmp_path).kind == "PICTURE"
+
+    def test_regions(self, small, note, tmp_path) -> None:
+        nested = {"background": 0, "disc": [1, 2], "cup": 2}
+        note("dataset.json", {**TABLE, "labels": nested, "regions_class_order": [1, 2]})
+        labels = read(tmp_path).labels
+        assert (labels.names, labels.regions) == (("disc_only", "cup"), {"disc": (1, 2)})
+
+    def test_instances_lie_beside_the_labels(self, small, touch, tmp_path) -> None:
+        assert read(tmp_path).case("a").instances is None
+        touch("instancesTr/a.nii.gz", "instancesTr/b.nii.gz")
+        assert read(tmp_path).case("a").instances == tmp_path / "instancesTr/a.nii.gz"
+
+    def test_instances_of_some_cases_only_or_of_none_are_told(self, small, touch, tmp_path) -> None:
+        touch("instancesTr/a.nii.gz", "instancesTr/c.nii.gz")
+        with pytest.raises(InputError) as caught:
+            read(tmp_path)
+        assert "SET-01: b: " in str(caught.value)
+        assert "no file of the same name in instancesTr" in str(caught.value)
+        assert "instancesTr/c.nii.gz has no file of the same name in labelsTr" in str(caught.value)
+
     def test_a_colour_picture_holds_all_its_channels(self, touch, note, tmp_path) -> None:
         touch("imagesTr/a_0000.png", "labelsTr/a.png")
         colours = {"channel_names": {"0": "R", "1": "G", "2": "B"}, "labels": TABLE["labels"], "file_ending": ".png"}

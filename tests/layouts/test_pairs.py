@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from voxelsam.errors import InputError
 from voxelsam.formats import write_labels
@@ -34,9 +35,25 @@ def test_equal_names_are_pairs_and_values_make_the_table(touch, tmp_path, folder
 
 
 def test_a_table_beside_them_saves_reading(touch, note, tmp_path) -> None:
-    touch("images/a.png", "labels/a.png")
+    touch("images/a.nii", "labels/a.nii")
     note("labels.json", {"background": 0, "polyp": 1})
     assert read(tmp_path).labels.names == ("polyp",)
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("RGB", ("red", "green", "blue")), ("L", ("image",))])
+def test_pictures_are_colour_if_the_first_one_is(touch, note, tmp_path, mode, channels) -> None:
+    touch("images/b.png", "masks/a.png", "masks/b.png")
+    note("labels.json", {"background": 0, "polyp": 1})
+    Image.effect_noise((4, 3), 40).convert(mode).save(tmp_path / "images/a.jpg")
+    dataset = read(tmp_path)
+    assert (dataset.channels, dataset.kind) == (channels, "PICTURE")
+
+
+def test_a_picture_that_is_none(touch, note, tmp_path) -> None:
+    touch("images/a.png", "masks/a.png")
+    note("labels.json", {"background": 0, "polyp": 1})
+    with pytest.raises(InputError, match=r"a.png: 0 bytes"):
+        read(tmp_path)
 
 
 def test_partners_that_are_missing_are_all_named(touch, tmp_path) -> None:

@@ -35,8 +35,8 @@ def test_it_can_be_built_for_another_image_size():
     assert backbone.image_size == backbone.prompt_encoder.image_size == (40, 24)
     assert backbone.image_encoder.grid == backbone.prompt_encoder.grid == (5, 3)
     features = backbone.image_encoder(torch.randn(2, 3, 40, 24))
-    sparse, dense = backbone.prompt_encoder(None, 2)
-    scores = backbone.mask_decoder(features, backbone.prompt_encoder.dense_pe(), sparse, dense)
+    prompts = backbone.prompt_encoder(None, 2)
+    scores = backbone.mask_decoder(features, backbone.prompt_encoder.dense_pe(), prompts)
     assert scores.logits.shape == (2, 4, 20, 12)
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from voxelsam.nn.decoder import MaskDecoder
+from voxelsam.nn.prompt_encoder import EncodedPrompts
 
 SIZES = {"dim": 16, "heads": 2, "mlp_dim": 24, "iou_hidden": 12}
 
@@ -18,18 +19,22 @@ def inputs(frames=3, n=2, grid=(3, 5)):
     return (
         torch.randn(frames, 16, *grid),
         torch.randn(1, 16, *grid),
-        torch.randn(frames, n, 16),
-        torch.randn(frames, 16, *grid),
+        encoded(torch.randn(frames, n, 16), torch.randn(frames, 16, *grid)),
     )
+
+
+def encoded(sparse, dense):
+    return EncodedPrompts(sparse, torch.ones(sparse.shape[:2], dtype=torch.bool), dense)
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_each_frame_is_decoded_with_its_own_prompts(make_decoder, n):
     decoder = make_decoder()
-    features, pe, sparse, dense = inputs(n=n)
-    together = decoder(features, pe, sparse, dense)
+    features, pe, prompts = inputs(n=n)
+    together = decoder(features, pe, prompts)
     for frame in range(3):
-        alone = decoder(features[frame, None], pe, sparse[frame, None], dense[frame, None])
+        own = encoded(prompts.sparse[frame, None], prompts.dense[frame, None])
+        alone = decoder(features[frame, None], pe, own)
         torch.testing.assert_close(together.logits[frame], alone.logits[0], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(together.quality[frame], alone.quality[0], atol=1e-5, rtol=1e-5)
     assert not torch.allclose(together.logits[0], together.logits[1], atol=1e-2)
@@ -44,11 +49,11 @@ def test_all_mask_tokens_are_returned_at_the_size_of_the_up_sampling(make_decode
 
 
 def test_the_steps_compose_to_the_whole(make_decoder):
-    decoder, (features, pe, sparse, dense) = make_decoder(), inputs()
-    tokens, image = decoder.attend_tokens(features, pe, sparse, dense)
+    decoder, (features, pe, prompts) = make_decoder(), inputs()
+    tokens, image = decoder.attend_tokens(features, pe, prompts)
     assert tokens.shape == (3, 1 + 4 + 2, 16)
     upscaled, hyper = decoder.upscale(image, (3, 5)), decoder.hypernetworks(tokens[:, 1:5])
-    scores = decoder(features, pe, sparse, dense)
+    scores = decoder(features, pe, prompts)
     for frame in range(3):
         for mask in range(4):
             expected = sum(hyper[frame, mask, c] * upscaled[frame, c] for c in range(4))
@@ -61,13 +66,13 @@ def test_the_steps_compose_to_the_whole(make_decoder):
 def test_the_tokens_are_quality_then_masks_then_prompts(make_decoder):
     decoder, seen = make_decoder(), []
     decoder.transformer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
-    features, pe, sparse, dense = inputs()
-    decoder(features, pe, sparse, dense)
-    image, _, tokens = seen[0]
+    features, pe, prompts = inputs()
+    decoder(features, pe, prompts)
+    image, _, tokens, *_ = seen[0]
     assert torch.equal(tokens[1, 0], decoder.iou_token.weight[0])
     assert torch.equal(tokens[1, 1:5], decoder.mask_tokens.weight)
-    assert torch.equal(tokens[:, 5:], sparse)
-    assert torch.equal(image, features + dense)
+    assert torch.equal(tokens[:, 5:], prompts.sparse)
+    assert torch.equal(image, features + prompts.dense)
 
 
 def test_norm_follows_every_up_sampling_but_the_last(make_decoder):
@@ -84,9 +89,9 @@ def test_everything_gets_a_gradient(make_decoder):
 
 
 def test_prompts_for_another_number_of_frames_are_not_repeated(make_decoder):
-    features, pe, sparse, dense = inputs()
+    features, pe, prompts = inputs()
     with pytest.raises(RuntimeError):
-        make_decoder()(features, pe, sparse[:2], dense)
+        make_decoder()(features, pe, encoded(prompts.sparse[:2], prompts.dense))
 
 
 def test_the_default_is_the_published_decoder():

@@ -24,6 +24,15 @@ def test_windows_go_row_by_row_and_are_filled_with_zeros():
     assert d.tolist() == [[16, 0, 0], [20, 0, 0], [0, 0, 0]]
 
 
+@pytest.mark.parametrize("grid", [(5, 4), (6, 6), (1, 7)])
+def test_windows_can_be_filled_with_any_token(grid):
+    x, token = torch.randn(2, *grid, 3), torch.tensor([1.0, 2.0, 3.0])
+    cut, zeros = to_windows(x, 3, token), to_windows(x, 3)
+    filled = to_windows(torch.ones(2, *grid, 1), 3) == 0
+    assert torch.equal(cut, torch.where(filled, token, zeros))
+    assert torch.equal(from_windows(cut, grid), x)
+
+
 def test_windows_of_one_frame_lie_together():
     x = torch.stack([torch.zeros(4, 4, 1), torch.ones(4, 4, 1)])
     assert to_windows(x, 2).mean((1, 2, 3)).tolist() == [0] * 4 + [1] * 4

@@ -38,28 +38,34 @@ def close(a, b):
 
 @pytest.mark.parametrize("prompts", [None, batch(), batch(boxes=())])
 def test_no_prompt_gives_no_token_and_one_constant_vector(encoder, prompts):
-    sparse, dense = encoder(prompts, 2)
-    assert sparse.shape == (2, 0, DIM)
-    assert dense.shape == (2, DIM, *GRID)
-    assert torch.equal(dense[1, :, 2, 4], encoder.no_mask_embed.weight[0])
+    encoded = encoder(prompts, 2)
+    assert encoded.sparse.shape == (2, 0, DIM)
+    assert encoded.real.shape == (2, 0)
+    assert encoded.dense.shape == (2, DIM, *GRID)
+    assert torch.equal(encoded.dense[1, :, 2, 4], encoder.no_mask_embed.weight[0])
 
 
 def test_points_carry_their_kind_and_a_filling_point_follows(encoder):
-    sparse, _ = encoder(batch([(3, 7), (30, 2), (9, 9)], [1, 0, -1]), 2)
+    encoded = encoder(batch([(3, 7), (30, 2), (9, 9)], [1, 0, -1]), 2)
+    sparse = encoded.sparse
     kinds = encoder.point_embeddings
     close(sparse[1, 0], placed(encoder, 3, 7) + kinds[1].weight[0])
     close(sparse[1, 1], placed(encoder, 30, 2) + kinds[0].weight[0])
     close(sparse[1, 2], encoder.not_a_point_embed.weight[0])
     close(sparse[1, 3], encoder.not_a_point_embed.weight[0])
     assert sparse.shape[1] == 4
+    assert encoded.real.tolist() == 2 * [[True, True, False, False]]
 
 
 def test_boxes_are_two_corners_and_need_no_filling_point(encoder):
     boxes = [(1, 2, 30, 20), (5, 6, 7, 8)]
     kinds = encoder.point_embeddings
     for points, labels in (((), ()), ([(3, 7)], [1])):
-        sparse, _ = encoder(batch(points, labels, boxes), 2)
+        encoded = encoder(batch(points, labels, boxes), 2)
+        sparse = encoded.sparse
         assert sparse.shape[1] == len(labels) + 4
+        assert encoded.real.shape == sparse.shape[:2]
+        assert encoded.real.all()
         corners = sparse[0, len(labels) :]
         close(corners[0], placed(encoder, 1, 2) + kinds[2].weight[0])
         close(corners[1], placed(encoder, 30, 20) + kinds[3].weight[0])
@@ -68,15 +74,15 @@ def test_boxes_are_two_corners_and_need_no_filling_point(encoder):
 
 def test_frames_keep_their_own_prompts(encoder):
     points = torch.tensor([[[1.0, 2.0]], [[30.0, 20.0]]])
-    sparse, _ = encoder(PromptBatch(points, torch.tensor([[1], [0]])), 2)
+    sparse = encoder(PromptBatch(points, torch.tensor([[1], [0]])), 2).sparse
     for frame in range(2):
-        alone, _ = encoder(PromptBatch(points[frame, None], torch.tensor([[1 - frame]])), 1)
-        close(sparse[frame], alone[0])
+        alone = encoder(PromptBatch(points[frame, None], torch.tensor([[1 - frame]])), 1)
+        close(sparse[frame], alone.sparse[0])
 
 
 def test_masks_are_reduced_to_the_grid(encoder):
     masks = torch.randn(2, 1, 12, 20)
-    _, dense = encoder(batch(masks=masks), 2)
+    dense = encoder(batch(masks=masks), 2).dense
     close(dense, encoder.mask_downscaling(masks))
     assert dense.shape == (2, DIM, *GRID)
 
@@ -90,21 +96,21 @@ def test_dense_positions_are_the_centres_of_the_patches(encoder):
 
 def test_positions_are_exact_under_autocast(encoder):
     prompts = batch([(3, 7)], [1], [(1, 2, 30, 20)])
-    expected = encoder(prompts, 2)[0]
+    expected = encoder(prompts, 2).sparse
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(encoder(prompts, 2)[0], expected)
+        assert torch.equal(encoder(prompts, 2).sparse, expected)
 
 
 def test_low_precision_is_finite(encoder):
-    sparse, dense = encoder.bfloat16()(batch([(3, 7)], [1]), 2)
-    assert sparse.dtype == dense.dtype == torch.bfloat16
-    assert sparse.isfinite().all()
+    encoded = encoder.bfloat16()(batch([(3, 7)], [1]), 2)
+    assert encoded.sparse.dtype == encoded.dense.dtype == torch.bfloat16
+    assert encoded.sparse.isfinite().all()
 
 
 def test_the_whole_graph_is_captured(encoder):
     prompts = batch([(3, 7)], [1], [(1, 2, 30, 20)])
     compiled = torch.compile(encoder, fullgraph=True, backend="eager")
-    close(compiled(prompts, 2)[0], encoder(prompts, 2)[0])
+    close(compiled(prompts, 2).sparse, encoder(prompts, 2).sparse)
 
 
 @pytest.mark.parametrize(

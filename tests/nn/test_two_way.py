@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from voxelsam.nn.two_way import SlimAttention, TwoWayBlock, TwoWayTransformer
+from voxelsam.nn.prompt_encoder import EncodedPrompts
+from voxelsam.nn.seam import DecoderAdaptation
+from voxelsam.nn.two_way import UNADAPTED, SlimAttention, TwoWayBlock, TwoWayTransformer
+
+
+def no_prompts(frames=2):
+    return EncodedPrompts(
+        torch.zeros(frames, 0, 8), torch.zeros(frames, 0, dtype=torch.bool), torch.zeros(frames, 8, 2, 4)
+    )
 
 
 def test_attention_equals_that_of_pytorch():
@@ -37,17 +45,59 @@ def test_only_the_first_block_replaces_its_tokens(first):
         nn.init.zeros_(part.out_proj.weight)
         nn.init.zeros_(part.out_proj.bias)
     tokens, image, pe = torch.randn(2, 3, 8), torch.randn(2, 6, 8), torch.randn(2, 6, 8)
-    once, _ = block(tokens, image, tokens, pe)
-    other, _ = block(2 * tokens.flip(-1), image, tokens, pe)
+    once, _ = block(0, tokens, image, tokens, pe, no_prompts(), UNADAPTED)
+    other, _ = block(0, 2 * tokens.flip(-1), image, tokens, pe, no_prompts(), UNADAPTED)
     assert torch.allclose(once, other) == first
 
 
 def test_image_positions_are_shared_by_all_frames(redraw):
     transformer = redraw(TwoWayTransformer(2, 8, 2, 16))
     image, pe, tokens = torch.randn(3, 8, 2, 4), torch.randn(1, 8, 2, 4), torch.randn(3, 5, 8)
-    together = transformer(image, pe, tokens)
+    together = transformer(image, pe, tokens, no_prompts(3))
     for frame in range(3):
-        alone = transformer(image[frame, None], pe, tokens[frame, None])
+        alone = transformer(image[frame, None], pe, tokens[frame, None], no_prompts(1))
         for whole, part in zip(together, alone, strict=True):
             torch.testing.assert_close(whole[frame, None], part, atol=1e-5, rtol=1e-5)
     assert together[1].shape == (3, 8, 8)
+
+
+class Recorder(DecoderAdaptation):
+    """Passes on what the default does, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def from_image(self, layer, seen, prompts):
+        self.calls.append((layer, "from_image", tuple(seen.shape), prompts))
+        return super().from_image(layer, seen, prompts)
+
+    def mlp(self, layer, mlp, tokens, prompts):
+        self.calls.append((layer, "mlp", tuple(tokens.shape), prompts))
+        return super().mlp(layer, mlp, tokens, prompts)
+
+    def to_image(self, layer, image, seen, prompts):
+        self.calls.append((layer, "to_image", tuple(image.shape), prompts))
+        assert image.shape == seen.shape
+        return super().to_image(layer, image, seen, prompts)
+
+
+def test_the_points_are_called_in_order_with_the_prompts_and_change_nothing_by_themselves(redraw):
+    transformer, prompts, recorder = redraw(TwoWayTransformer(2, 8, 2, 16)), no_prompts(3), Recorder()
+    inputs = (torch.randn(3, 8, 2, 4), torch.randn(1, 8, 2, 4), torch.randn(3, 5, 8), prompts)
+    for ours, plain in zip(transformer(*inputs, recorder), transformer(*inputs), strict=True):
+        assert torch.equal(ours, plain)
+    shapes = {"from_image": (3, 5, 8), "mlp": (3, 5, 8), "to_image": (3, 8, 8)}
+    assert [call[:3] for call in recorder.calls] == [(n, point, shapes[point]) for n in (0, 1) for point in shapes]
+    assert all(call[3] is prompts for call in recorder.calls)
+
+
+@pytest.mark.parametrize("point", ["from_image", "mlp", "to_image"])
+def test_what_a_method_returns_at_a_point_counts(redraw, point):
+    transformer = redraw(TwoWayTransformer(2, 8, 2, 16))
+    inputs = (torch.randn(3, 8, 2, 4), torch.randn(1, 8, 2, 4), torch.randn(3, 5, 8), no_prompts(3))
+    method = DecoderAdaptation()
+    default = getattr(method, point)
+    setattr(method, point, lambda layer, *rest: default(layer, *rest) + 0.5 * layer * torch.arange(8.0))
+    for ours, plain in zip(transformer(*inputs, method), transformer(*inputs), strict=True):
+        assert not torch.allclose(ours, plain, atol=1e-2)

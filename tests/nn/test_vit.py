@@ -212,6 +212,50 @@ def test_attend_refuses_another_grid_unless_it_is_asked_to_resample(make_encoder
         make_encoder()(torch.randn(1, 3, 20, 16), adaptation=Wrong())
 
 
+class Asking(EncoderAdaptation):
+    """Asks the attention of every block for something."""
+
+    def __init__(self, fill=False, **wishes):
+        super().__init__()
+        self.fill, self.wishes, self.seen = fill, wishes, []
+
+    def attention(self, block, attend, x, stack):
+        return attend(x, filling=attend.blank if self.fill else None, **self.wishes)
+
+    def qkv(self, block, qkv, x):
+        self.seen.append(x)
+        return qkv
+
+
+def test_blank_is_what_filling_before_the_norm_gives(make_encoder):
+    encoder, method = make_encoder((4, 4)), Asking(fill=True)
+    images = torch.randn(1, 3, 16, 16)
+    features = encoder(images, adaptation=method)
+    block = encoder.blocks[0]
+    x = F.pad(encoder.patch_embed(images) + encoder.pos_embed, (0, 0, 0, 2, 0, 2))
+    assert torch.equal(method.seen[0], torch.stack([block.norm1(w) for w in split(x[0], 3)]))
+    assert not torch.allclose(features, encoder(images), atol=1e-3)
+
+
+def split(x, side):
+    return [w for row in x.split(side) for w in row.split(side, dim=1)]
+
+
+def test_filling_changes_nothing_where_windows_fit(make_encoder):
+    encoder, images = make_encoder((3, 6)), torch.randn(1, 3, 12, 24)
+    assert torch.equal(encoder(images, adaptation=Asking(fill=True)), encoder(images))
+
+
+def test_without_relative_positions_is_with_tables_of_zeros(make_encoder):
+    encoder, images = make_encoder(), torch.randn(1, 3, 20, 16)
+    ours, before = encoder(images, adaptation=Asking(relative=False)), encoder(images)
+    for block in encoder.blocks:
+        block.attn.rel_pos_h.zero_()
+        block.attn.rel_pos_w.zero_()
+    assert torch.equal(ours, encoder(images))
+    assert not torch.allclose(ours, before, atol=1e-3)
+
+
 @pytest.mark.parametrize("grad", [False, True])
 def test_bfloat16_is_finite(make_encoder, grad):
     encoder = make_encoder()

@@ -89,8 +89,8 @@ def images():
 
 
 def decode(backbone, features, prompts):
-    sparse, dense = backbone.prompt_encoder(prompts, FRAMES)
-    return backbone.mask_decoder(features, backbone.prompt_encoder.dense_pe(), sparse, dense)
+    encoded = backbone.prompt_encoder(prompts, FRAMES)
+    return backbone.mask_decoder(features, backbone.prompt_encoder.dense_pe(), encoded)
 
 
 def prompts_of(kind):

@@ -1,6 +1,7 @@
 """Cross-entropy and Dice: against sums written out, and at the edges."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from voxelsam.train.losses import dice_ce
+from voxelsam.train.losses import bce, dice_ce, sigmoid_dice_ce
 
 
 def example(ignored: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -98,3 +99,72 @@ def test_half_precision_is_summed_in_single() -> None:
 def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises((ValueError, TypeCheckError), match=r"without the channels|Type-check error"):
         dice_ce(example()[0], torch.zeros(shape, dtype=torch.long))
+
+
+def masks(channels: int = 1) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    logits = 2 * torch.randn(3, channels, 4, 5, generator=generator)
+    return logits, (torch.rand(3, channels, 4, 5, generator=generator) > 0.6).float()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_bce_is_the_sum_written_out(channels: int, weight: float) -> None:
+    logits, target = masks(channels)
+    p = logits.double().sigmoid()
+    by_hand = -(weight * target * p.log() + (1 - target) * (1 - p).log()).mean()
+    assert bce(logits, target, weight).item() == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+def test_bce_of_undecided_pixels() -> None:
+    zeros = torch.zeros(1, 1, 2, 2)
+    assert bce(zeros, zeros).item() == pytest.approx(math.log(2))
+    assert bce(zeros, torch.ones(1, 1, 2, 2)).item() == pytest.approx(2 * math.log(2))
+    assert bce(zeros, torch.full((1, 1, 2, 2), 0.5)).item() == pytest.approx(1.5 * math.log(2))
+
+
+def test_bce_of_masks_is_the_mean_of_each() -> None:
+    logits, target = masks(3)
+    apart = [bce(logits[:, i : i + 1], target[:, i : i + 1]).item() for i in range(3)]
+    assert bce(logits, target).item() == pytest.approx(sum(apart) / 3, rel=1e-5)
+
+
+def test_sigmoid_dice_ce_is_the_sum_written_out() -> None:
+    logits, target = masks()
+    p, y = logits.double().sigmoid().flatten(1), target.flatten(1)
+    shares = (2 * (p * y).sum(1) + 1e-5) / ((p * p).sum(1) + y.sum(1) + 1e-5)
+    ce = -(y * p.log() + (1 - y) * (1 - p).log()).mean()
+    assert sigmoid_dice_ce(logits, target).item() == pytest.approx((1 - shares.mean() + ce).item(), rel=1e-5)
+
+
+def test_sigmoid_dice_ce_of_several_masks_takes_the_soft_max_for_cross_entropy() -> None:
+    logits, target = masks(3)
+    dice = [
+        sigmoid_dice_ce(logits[:, i : i + 1], target[:, i : i + 1])
+        - bce(logits[:, i : i + 1], target[:, i : i + 1], 1.0)
+        for i in range(3)
+    ]
+    ce = -(target * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    assert sigmoid_dice_ce(logits, target).item() == pytest.approx((sum(dice) / 3 + ce).item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [bce, sigmoid_dice_ce])
+def test_masks_that_are_right_cost_nothing_and_wrong_ones_much(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    _, target = masks()
+    assert loss(100 * (2 * target - 1), target).item() == pytest.approx(0, abs=1e-4)
+    assert loss(100 * (1 - 2 * target), target).item() > 50
+
+
+@pytest.mark.parametrize("loss", [bce, sigmoid_dice_ce])
+def test_descending_leads_to_the_target(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    logits, target = masks()
+    logits.requires_grad_()
+    loss(logits, target).backward()
+    assert ((logits.grad < 0) == (target > 0)).all()
+
+
+@pytest.mark.parametrize("loss", [bce, sigmoid_dice_ce])
+@pytest.mark.parametrize("shape", [(3, 2, 4, 5), (3, 4, 5), (1, 1, 4, 5)])
+def test_masks_of_other_shapes_are_refused(loss: Callable[[Tensor, Tensor], Tensor], shape: tuple[int, ...]) -> None:
+    with pytest.raises((ValueError, TypeCheckError), match=r"of the same shape|Type-check error"):
+        loss(masks()[0], torch.zeros(shape))

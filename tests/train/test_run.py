@@ -86,6 +86,19 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     assert (folder / "metrics.csv").read_text() == (trained / "metrics.csv").read_text()
 
 
+@pytest.mark.slow
+def test_so_does_one_with_prompts_and_a_method_that_remembers(phantom: Path, small: Settings, tmp_path: Path) -> None:
+    asked = {"free": 0.5, "kinds": ["point", "cuboid"], "quality": 0.1}
+    settings = small | {"adapt": {"name": "adalora"}, "prompts": asked}
+    train(phantom, tmp_path / "whole", settings=settings)
+    folder = tmp_path / "run"
+    arguments = [sys.executable, "-c", KILLED, str(phantom), str(folder), json.dumps(settings)]
+    killed = subprocess.run(arguments, capture_output=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"})
+    assert killed.returncode == -signal.SIGKILL
+    train(phantom, folder, resume=True)
+    assert weights(folder) == weights(tmp_path / "whole")
+
+
 def test_a_finished_run_goes_on_without_doing_anything(phantom: Path, small: Settings, tmp_path: Path) -> None:
     train(phantom, tmp_path / "run", settings=small)
     before = weights(tmp_path / "run")
@@ -129,7 +142,7 @@ def test_other_ways_to_train(phantom: Path, small: Settings, tmp_path: Path, cha
     assert (tmp_path / "run" / "best").is_dir()
 
 
-@pytest.mark.parametrize("method", ["lora", "decoder_only", "full"])
+@pytest.mark.parametrize("method", ["adalora", "decoder_only", "full", "lora", "med_sa"])
 def test_every_method_trains_and_predicts(phantom: Path, small: Settings, tmp_path: Path, method: str) -> None:
     from voxelsam import formats
     from voxelsam.infer.predictor import load

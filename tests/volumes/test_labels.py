@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import numpy as np
@@ -90,7 +91,14 @@ def test_classes_outside_the_table_are_refused(strange: int) -> None:
         ({"background": 0, "a": 1.5}, "1.5"),
         ({"background": 0, "a": True}, "True"),
         ({"background": 0, "a": "1"}, "'1'"),
-        ({"background": 0, "whole": [1, 2], "core": 2}, "whole: regions.*cannot be used yet"),
+        ({"background": 0, "whole": [], "core": 2}, "'whole' stands for several values, but has \\[\\]"),
+        ({"background": 0, "whole": [0, 2], "core": 2}, "'whole' holds \\[0\\], but no structure"),
+        ({"background": 0, "whole": [1, "2"], "core": 2}, "'whole' must list integer values"),
+        ({"background": 0, "whole": [1, True], "core": 2}, "'whole' must list integer values"),
+        ({"background": 0, "whole": [1, 2], "all": [2, 1]}, "'all' and 'whole' have the same values"),
+        ({"background": 0, "whole": [1, 2], "whole_only": 2}, "'whole_only' is taken"),
+        ({"background": 0, "whole": [1, 2], "core": 2, "ignore": 1}, "1: whole_only, ignore"),
+        ({"background": 0, "core": [2], "centre": 2}, "2: .*core"),
         ({"0": "background", "1": "a", "2": "a"}, "'a' stands for 1 and for 2"),
         ({"nought": "background"}, "neither"),
         (["background"], "list"),
@@ -99,6 +107,48 @@ def test_classes_outside_the_table_are_refused(strange: int) -> None:
 def test_tables_that_cannot_be(table, message: str) -> None:
     with pytest.raises(LabelError, match=message):
         Labels.from_json(table)
+
+
+class TestRegions:
+    nested = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3}  # noqa: RUF012 - a constant
+
+    def test_networks_see_every_value_once(self) -> None:
+        labels = Labels.from_json(self.nested)
+        assert labels.values == {"background": 0, "whole_only": 1, "core_only": 2, "enhancing": 3}
+        assert labels.regions == {"whole": (1, 2, 3), "core": (2, 3)}
+        np.testing.assert_array_equal(labels.to_classes(np.array([3, 1, 0, 2])), [3, 1, 0, 2])
+
+    def test_what_is_left_of_a_region_is_told_apart_by_its_values(self) -> None:
+        labels = Labels.from_json({"background": 0, "whole": [1, 2, 5], "part": 5})
+        assert labels.names == ("whole_only_1", "whole_only_2", "part")
+
+    def test_a_value_with_a_name_keeps_it(self) -> None:
+        labels = Labels.from_json({"background": 0, "rim": 1, "cup": 2, "disc": [2, 1, 2]})
+        assert (labels.names, labels.regions) == (("rim", "cup"), {"disc": (1, 2)})
+
+    def test_a_region_of_one_value_is_that_value(self) -> None:
+        labels = Labels.from_json({"background": [0], "disc": [1, 2], "cup": [2]})
+        assert (labels.names, labels.regions) == (("disc_only", "cup"), {"disc": (1, 2)})
+
+    @pytest.mark.parametrize("table", [nested, {"background": 0, "whole": [1, 2, 5], "part": 5, "ignore": 7}])
+    def test_they_survive_json(self, table) -> None:
+        labels = Labels.from_json(table)
+        assert Labels.from_json(json.loads(json.dumps(labels.to_json()))) == labels
+        assert {name: labels.to_json()[name] for name in table} == table
+
+    def test_messages_name_values_only(self) -> None:
+        with pytest.raises(LabelError, match="0 background, 1 whole_only, 2 core_only, 3 enhancing, but also holds 4"):
+            Labels.from_json(self.nested).check(np.array([4]))
+
+    def test_a_region_needs_a_name_and_values_of_its_own(self) -> None:
+        values = {"background": 0, "a": 1, "b": 2}
+        for regions, message in (
+            ({"a": (1, 2)}, "'a' stands for a region and for a value"),
+            ({"ignore": (1, 2)}, "'ignore' stands for a region"),
+            ({"both": (1, 3)}, r"\[3\], but no structure"),
+        ):
+            with pytest.raises(LabelError, match=message):
+                Labels(values, regions=regions)
 
 
 def test_colours_are_fixed_and_told_apart() -> None:

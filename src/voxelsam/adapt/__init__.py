@@ -6,7 +6,7 @@ adaptation's ``encoder`` at five points (``voxelsam.nn.seam``), and a part that 
 the adaptation owns. So the state dict of the backbone stays the public checkpoint, and the state dict of the
 adaptation is exactly what has to be saved.
 
-The decoders of all methods share one call, ``decoder(features, dense_pe, sparse, dense) -> Scores``, whose logits are
+The decoders of all methods share one call, ``decoder(features, dense_pe, prompts) -> Scores``, whose logits are
 ``frames classes height width`` at the size of the model input. Classes count the background, which is channel 0;
 soft-max runs over the channels.
 """
@@ -19,6 +19,7 @@ from torch import nn
 
 from voxelsam.adapt._origin import Origin
 from voxelsam.adapt._query_value import Foldable
+from voxelsam.adapt._regulated import Regulated
 from voxelsam.config import parse
 from voxelsam.errors import ConfigError
 from voxelsam.nn.backbone import Backbone
@@ -27,7 +28,7 @@ from voxelsam.nn.seam import EncoderAdaptation
 from voxelsam.nn.vit import SamEncoder
 from voxelsam.plugins import load
 
-__all__ = ["Adaptation", "Foldable", "Method", "Origin", "build", "config_of", "merged"]
+__all__ = ["Adaptation", "Foldable", "Method", "Origin", "Regulated", "build", "config_of", "merged"]
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of the three input channels, on the scale where pixels run from 0 to 1."""
@@ -73,6 +74,10 @@ class Adaptation(nn.Module):
             for name, part in self.named_children()
         }
         return {name: count for name, count in trained.items() if count}
+
+    def train_quality(self) -> None:
+        """Makes the decoder's quality head trainable, for training with a loss of its own."""
+        self.decoder.get_submodule("iou_prediction_head").requires_grad_(True)
 
 
 @runtime_checkable

@@ -5,18 +5,16 @@ width and classes show in the shapes; the scale of FacT must be known (the offic
 the SAM checkpoint that it was trained on.
 """
 
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from voxelsam.adapt import Adaptation
+from voxelsam.adapt._content import read_content
 from voxelsam.errors import WeightsError
 from voxelsam.nn.backbone import Backbone
 
@@ -127,24 +125,12 @@ def load_into(adaptation: Adaptation, tensors: Mapping[str, Tensor], path: Path)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The dictionary of tensors in a ``.pth`` or ``.safetensors`` file, told apart by content; no code is run.
+    """The dictionary of tensors in a ``.pth`` or ``.safetensors`` file.
 
     Raises:
         WeightsError: the file cannot be read, is of another kind, or holds something else.
     """
-    try:
-        with path.open("rb") as file:
-            head = file.read(16)
-    except OSError as error:
-        raise WeightsError(f"cannot read the checkpoint {path}: {error.strerror}") from None
-    pickled = head.startswith((b"PK\x03\x04", b"\x80"))
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path} ({path.stat().st_size} bytes, beginning with {head!r}) is damaged, or no file of tensors that can "
-            f"be read without running code: {(str(error) or type(error).__name__).splitlines()[0]}"
-        ) from None
+    content = read_content(path)
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise WeightsError(f"{path} should hold a plain dictionary of tensors, but holds other things")
     return content

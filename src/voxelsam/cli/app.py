@@ -10,7 +10,7 @@ import warnings
 import typer
 
 from voxelsam import __version__
-from voxelsam.cli import demo, evaluate, info, predict, train
+from voxelsam.cli import demo, evaluate, info, predict, prompt, train
 from voxelsam.cli.screen import complain, warn
 from voxelsam.errors import VoxelSamError
 
@@ -24,6 +24,7 @@ app = typer.Typer(
 )
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
+app.command("prompt")(prompt.prompt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("info")(info.info)
 app.command("demo")(demo.demo)

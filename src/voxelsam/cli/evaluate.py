@@ -9,8 +9,10 @@ from voxelsam.cli import screen
 
 
 def evaluate(
-    predictions: Annotated[Path, typer.Option("-i", "--input", help="Folder of predicted masks, or one mask.")],
     references: Annotated[Path, typer.Option("-r", "--reference", help="Folder of masks, data set, or one mask.")],
+    predictions: Annotated[
+        Path | None, typer.Option("-i", "--input", help="Folder of predicted masks, or one mask.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="summary.json; a CSV goes beside it.")] = None,
     fold: Annotated[int | None, typer.Option(help="Only the validation cases of this fold of the data set.")] = None,
     empty: Annotated[
@@ -18,12 +20,36 @@ def evaluate(
         typer.Option(help="Score of a structure that neither mask has; nan leaves it out."),
     ] = "nan",
     allow_missing: Annotated[bool, typer.Option(help="List missing predictions as failures, do not stop.")] = False,
+    interactive: Annotated[
+        bool,
+        typer.Option("--interactive", help="Prompt a model with simulated clicks and boxes; OUTPUT is a new folder."),
+    ] = False,
+    model: Annotated[Path | None, typer.Option("-m", "--model", help="Bundle; with --interactive.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The backbone's checkpoint, if it has moved.")] = None,
+    ways: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--way",
+            help="none, click, correct, volume, box, cuboid; repeatable. Default: what the model was trained for.",
+        ),
+    ] = None,
+    clicks: Annotated[int, typer.Option(help="Rounds of clicks; with --interactive.")] = 5,
+    per: Annotated[Literal["class", "instance"], typer.Option(help="What an object is; with --interactive.")] = "class",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps; with --interactive.")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
-    """Compare masks with references: geometry first, then Dice and IoU per case and structure."""
+    """Compare masks with references, geometry first; or, with --interactive, measure what prompts gain."""
+    from voxelsam.errors import ConfigError
     from voxelsam.evaluate import run
     from voxelsam.layouts import open_dataset
 
+    if interactive:
+        if model is None or predictions is not None:
+            raise ConfigError("--interactive prompts a model (-m BUNDLE) and takes no predictions (-i)")
+        _interactive(model, weights, references, fold or 0, output, ways, clicks, per, device, as_json)
+        return
+    if predictions is None or model is not None:
+        raise ConfigError("which masks? give them with -i; or prompt a model with --interactive -m BUNDLE")
     against: Path | dict[str, Path] = references
     labels = None
     if fold is not None:
@@ -43,4 +69,38 @@ def evaluate(
         )
     screen.scores(report, as_json)
     if report.failures:
+        raise typer.Exit(1)
+
+
+def _interactive(
+    model: Path,
+    weights: Path | None,
+    references: Path,
+    fold: int,
+    output: Path | None,
+    ways: list[str] | None,
+    clicks: int,
+    per: str,
+    device: str,
+    as_json: bool,
+) -> None:
+    from voxelsam import bundle, config, study
+    from voxelsam.errors import OutputError
+    from voxelsam.evaluate.scores import nulled
+    from voxelsam.infer.predictor import Predictor
+    from voxelsam.layouts import open_dataset
+
+    if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise OutputError(f"{output} is not empty: give a new folder for the study")
+    dataset = open_dataset(references)
+    predictor = Predictor(bundle.load(model), weights=weights, device=device)
+    wanted = {"ways": ways or list(study.possible(predictor)), "clicks": clicks, "per": per}
+    plan = config.parse(study.StudyPlan, wanted, where="the study")
+    with screen.bars() as bar:
+        result = study.study(predictor, dataset.split(fold)[1], plan, output, bar("prompting cases"))
+    if as_json:
+        screen.emit(nulled(result.to_json()))
+    else:
+        screen.study(result)
+    if result.failures:
         raise typer.Exit(1)

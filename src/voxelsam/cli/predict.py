@@ -35,6 +35,7 @@ def predict(
         screen.outcomes([{"id": task.id, "output": task.output, "status": "planned"} for task in todo], as_json)
         return
     predictor = Predictor(trained, weights=weights, device=device, precision=precision, stride=stride)
+    predictor.check_prompt_free()
     if todo[0].output != output:
         cohort.write_record(output, record)
     with screen.bars() as bar:

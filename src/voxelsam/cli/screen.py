@@ -13,6 +13,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from voxelsam.evaluate.scores import Report
+    from voxelsam.study import Study
     from voxelsam.train.job import Job
 
 err = Console(stderr=True, soft_wrap=True, highlight=False)
@@ -113,6 +114,23 @@ def scores(report: "Report", as_json: bool) -> None:
     out.print(f"{RULES[report.empty]}.".capitalize())
     for failure in report.failures:
         complain(f"{failure.case} was not scored: {failure.reason}", failure.code)
+
+
+def study(result: "Study") -> None:
+    """What simulated prompts gained."""
+    names = result.structures()
+    rows = [
+        (
+            row["step"],
+            *(_score(row[key]) for key in ("dice", *(f"dice/{name}" for name in names))),
+            f"{row['prompts']:.1f}",
+            f"{row['seconds']:.2f}",
+        )
+        for row in result.rows()
+    ]
+    table(("way", "mean Dice", *names, "prompts per object", "seconds per case"), rows)
+    for case, reason in result.failures.items():
+        complain(f"{case} was not used: {reason}")
 
 
 def _score(value: float) -> str:

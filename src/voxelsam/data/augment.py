@@ -26,7 +26,8 @@ from voxelsam.errors import ConfigError, InputError
 
 Preset = Literal["light", "ma_sam", "none"]
 Images = Float[Tensor, "depth 3 height width"]
-Target = Int[Tensor, "depth height width"]
+Target = Int[Tensor, "planes height width"]
+"""The mask of every slice; further planes of integers may follow them and are changed along."""
 Matrix = Float64[np.ndarray, "3 3"]
 Size = tuple[int, int]
 
@@ -63,13 +64,14 @@ class Augment:
 
         Args:
             images: 0..1; stays there.
-            target: class indices; no new ones appear, and pixels without an original become 0.
+            target: class indices of every slice, then any further planes; no new numbers appear, and pixels without an
+                original become 0.
             seed: 0 or more; the same seed always gives the same change.
 
         Raises:
             InputError: the mask does not have the size of the images.
         """
-        if images.shape[0] != target.shape[0] or images.shape[2:] != target.shape[1:]:
+        if images.shape[0] > target.shape[0] or images.shape[2:] != target.shape[1:]:
             raise InputError(
                 f"images are depth 3 height width and the mask depth height width, but they are "
                 f"{tuple(images.shape)} and {tuple(target.shape)}"

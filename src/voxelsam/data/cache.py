@@ -2,7 +2,8 @@
 
 A prepared case lies in a folder of its own: ``image.npy`` with axes (k, channels, j, i) and ``label.npy`` with axes
 (k, j, i), both in the canonical grid and with the slice axis first, so that a stack is one contiguous read of a
-memory-mapped file. Values stay what they were in the source; intensities are scaled when a stack is cut.
+memory-mapped file; ``instance.npy`` is like ``label.npy``, where the data set numbers single objects. Values stay what
+they were in the source; intensities are scaled when a stack is cut.
 """
 
 import hashlib
@@ -15,18 +16,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped, UInt8
+from jaxtyping import Integer, Shaped, UInt8
 
 from voxelsam import config
-from voxelsam.errors import InputError
-from voxelsam.formats import read_channels, read_labels
+from voxelsam.errors import InputError, LabelError
+from voxelsam.formats import read_channels, read_labels, read_numbers
 from voxelsam.layouts import Case
 from voxelsam.stacks.intensity import Intensity, Scale
 from voxelsam.stacks.plan import StackPlan
+from voxelsam.types import LabelArray
 from voxelsam.volumes.labels import Labels
-from voxelsam.volumes.pair import check_pair
+from voxelsam.volumes.pair import check_grids, check_pair
+from voxelsam.volumes.volume import LabelMap, Volume
 
-IMAGE, LABEL, RECORD = "image.npy", "label.npy", "record.json"
+IMAGE, LABEL, INSTANCE, RECORD = "image.npy", "label.npy", "instance.npy", "record.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +43,8 @@ class Prepared:
     scale: Scale
     spacing: tuple[float, float, float]
     """Millimetres along i, j and k."""
+    instances: Integer[np.ndarray, "i j k"] | None = None
+    """Numbers of single objects, 0 where there is none; None where the data set does not tell them apart."""
 
     @property
     def slices(self) -> int:
@@ -78,6 +83,7 @@ class Store:
             self._prepare(case, place)
         image = np.load(place / IMAGE, mmap_mode="r")
         label = np.load(place / LABEL, mmap_mode="r")
+        instances = np.load(place / INSTANCE, mmap_mode="r") if case.instances else None
         record = json.loads((place / RECORD).read_text("utf-8"))
         return Prepared(
             id=case.id,
@@ -85,14 +91,11 @@ class Store:
             label=label.transpose(2, 1, 0),
             scale=config.parse(Scale, record["scale"]),
             spacing=tuple(record["spacing"]),
+            instances=None if instances is None else instances.transpose(2, 1, 0),
         )
 
     def _prepare(self, case: Case, place: Path) -> None:
-        if case.label is None:
-            raise InputError(f"case {case.id} has no label", code="SET-01")
-        volume = read_channels(case.images, len(self.channels))
-        label_map = read_labels(case.label, self.labels)
-        check_pair(volume, label_map)
+        volume, label_map, instances = read_case(case, self.labels, len(self.channels))
         placement = self.plan.placement(volume.grid)
         image = placement.bring(volume.data)
         label = placement.bring_labels(self.labels.to_classes(label_map.data))
@@ -100,11 +103,13 @@ class Store:
         with _beside(place) as folder:
             np.save(folder / IMAGE, np.ascontiguousarray(image.transpose(3, 0, 2, 1)))
             np.save(folder / LABEL, np.ascontiguousarray(label.transpose(2, 1, 0)).astype(np.uint8))
+            if instances is not None:
+                np.save(folder / INSTANCE, np.ascontiguousarray(placement.bring_labels(instances).transpose(2, 1, 0)))
             record = {"scale": config.plain(scale), "spacing": list(placement.target.spacing)}
             (folder / RECORD).write_text(json.dumps(record), "utf-8")
 
     def _key(self, case: Case) -> str:
-        files = [*case.images, case.label] if case.label else list(case.images)
+        files = [path for path in (*case.images, case.label, case.instances) if path]
         facts = [
             [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
             [self.plan.plane, self.plan.spacing],
@@ -112,6 +117,45 @@ class Store:
             self.labels.to_json(),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def read_case(case: Case, labels: Labels, channels: int) -> tuple[Volume, LabelMap, LabelArray | None]:
+    """Image, label map and numbers of single objects of a labelled case; they lie on the same voxels.
+
+    Args:
+        case: the files.
+        labels: the label table of the data set.
+        channels: number of channels to expect.
+
+    Raises:
+        InputError: there is no label, a file cannot be read, or the files do not belong together.
+    """
+    if case.label is None:
+        raise InputError(f"case {case.id} has no label", code="SET-01")
+    volume = read_channels(case.images, channels)
+    label_map = read_labels(case.label, labels)
+    check_pair(volume, label_map)
+    return volume, label_map, None if case.instances is None else _instances(case.instances, label_map)
+
+
+def _instances(path: Path, label_map: LabelMap) -> LabelArray:
+    """Numbers of single objects as uint16 (int32 where there are more), 0 exactly where the label is background."""
+    numbers = read_numbers(path)
+    check_grids(label_map.grid, numbers.grid, str(label_map.source), str(path))
+    values, drawn = numbers.data[0], label_map.data != 0
+    if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
+        raise LabelError(f"{path}: objects are numbered from 1, but there is {values.min()} to {values.max()}")
+    said = np.ones(drawn.shape, bool) if label_map.labels.ignore is None else label_map.data != label_map.labels.ignore
+    nameless, strange = np.count_nonzero(drawn & (values == 0) & said), np.count_nonzero(~drawn & (values > 0))
+    if nameless or strange:
+        raise LabelError(
+            f"{path}: every labelled voxel needs the number of its object and no other voxel may have one, but "
+            f"{nameless} labelled voxels of {label_map.source} have none, and {strange} numbered voxels are background "
+            "there",
+            code="LAB-02",
+        )
+    small: LabelArray = values.astype(np.uint16 if values.max() <= np.iinfo(np.uint16).max else np.int32)
+    return small
 
 
 @contextmanager

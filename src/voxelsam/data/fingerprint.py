@@ -13,14 +13,17 @@ import numpy as np
 from jaxtyping import Shaped
 
 from voxelsam.backbones import SEEDED
+from voxelsam.data.cache import read_case
 from voxelsam.errors import InputError
-from voxelsam.formats import read_channels, read_labels
 from voxelsam.layouts import Case, Dataset
 from voxelsam.nn.backbone import Variant
-from voxelsam.space.orientation import Plane, plane_of
+from voxelsam.space.orientation import PLANES, Plane, plane_of
 from voxelsam.space.placement import canonical
 from voxelsam.volumes.labels import Labels
-from voxelsam.volumes.pair import check_pair
+from voxelsam.volumes.volume import Kind
+
+DEPTH = 5
+"""Slices per stack (MA-SAM's number)."""
 
 LONGEST_SIDE = 512
 """Most pixels on the longer side of the model's input (MA-SAM's image size); smaller backbones take their own."""
@@ -40,6 +43,10 @@ class CaseFacts:
     """Per channel: 0.5 %, 50 % and 99.5 % quantile of the labelled foreground (of all voxels without foreground)."""
     voxels: dict[str, int]
     """Per structure: labelled voxels."""
+    kind: Kind = "UNKNOWN"
+    """What the files themselves say; pictures of 8 bits are the ones whose values run from 0 to 255."""
+    alone: bool = False
+    """A lone picture, not a volume."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Fingerprint:
     def plane(self) -> Plane:
         """The plane that most cases ask for."""
         return Counter(case.plane for case in self.cases).most_common(1)[0][0]
+
+    @property
+    def pictures(self) -> bool:
+        """Whether every case is a lone picture."""
+        return all(case.alone for case in self.cases)
 
     def absent(self, labels: Labels) -> tuple[str, ...]:
         """Structures of the table that no case shows."""
@@ -104,19 +116,29 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
     size = _size(fingerprint, plane, variant)
     spacing = np.median([case.spacings[plane] for case in fingerprint.cases], axis=0)
     slices = [case.sizes[plane][2] for case in fingerprint.cases]
+    depth = 1 if fingerprint.pictures else DEPTH
     reasons = {
         "stack.plane": f"plane {plane}: slices {spacing[2]:.3g} mm apart, "
         f"pixels {spacing[0]:.3g} × {spacing[1]:.3g} mm (median)",
         "stack.size": f"size {size[0]} × {size[1]}: the shape of the median slice, "
         f"longer side {max(size)} for {variant.name}",
-        "stack.depth": f"depth 5: as in MA-SAM; cases have {min(slices)} to {max(slices)} slices",
+        "stack.depth": f"depth {depth}: as in MA-SAM; cases have {min(slices)} to {max(slices)} slices",
     }
-    if dataset.kind == "CT":
+    if fingerprint.pictures:
+        reasons["stack.plane"] = f"plane {plane}: pictures as they are shown, first row at the top"
+        reasons["stack.size"] = (
+            f"size {size[0]} × {size[1]}: near the median picture, at most what {variant.name} takes"
+        )
+        reasons["stack.depth"] = f"depth {depth}: every case is a single picture"
+    if all(case.kind == "PICTURE" for case in fingerprint.cases):
+        intensity: dict[str, Any] = {"kind": "unit", "low": 0.0, "high": 255.0}
+        reasons["intensity"] = "intensity 0..255: pictures of 8 bits, all on one scale"
+    elif dataset.kind == "CT":
         low = float(np.median([case.intensity[0][0] for case in fingerprint.cases]))
         high = float(np.median([case.intensity[0][2] for case in fingerprint.cases]))
         margin = 0.25 * (high - low)
         low, high = float(np.floor(low - margin)), float(np.ceil(high + margin))
-        intensity: dict[str, Any] = {"kind": "window", "low": low, "high": high}
+        intensity = {"kind": "window", "low": low, "high": high}
         reasons["intensity"] = (
             f"intensity {low:g}..{high:g} HU: the labelled structures' 0.5..99.5 % range and a quarter more"
         )
@@ -125,7 +147,7 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
         reasons["intensity"] = "intensity: each volume's own 0.5..99.5 % range, for values without a fixed unit"
     channels = {1: "copy", 3: "rgb"}.get(len(dataset.channels), "mean")
     suggestion = {
-        "stack": {"plane": plane, "size": list(size), "depth": 5, "channels": channels},
+        "stack": {"plane": plane, "size": list(size), "depth": depth, "channels": channels},
         "intensity": intensity,
     }
     if variant.name in SEEDED:
@@ -138,8 +160,9 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
 
 def _size(fingerprint: Fingerprint, plane: Plane, variant: Variant) -> tuple[int, int]:
     columns, rows = np.median([case.sizes[plane][:2] for case in fingerprint.cases], axis=0)
-    longest = min(max(variant.image_size), LONGEST_SIDE)
-    step = 2 * variant.patch
+    longest, step = min(max(variant.image_size), LONGEST_SIDE), 2 * variant.patch
+    if fingerprint.pictures:
+        longest = min(longest, int(np.ceil(max(columns, rows) / step)) * step)
     height, width = (
         max(step, int(np.ceil(side / max(columns, rows) * longest / step)) * step) for side in (rows, columns)
     )
@@ -147,15 +170,12 @@ def _size(fingerprint: Fingerprint, plane: Plane, variant: Variant) -> tuple[int
 
 
 def _facts(case: Case, labels: Labels, channels: Sequence[str]) -> CaseFacts:
-    if case.label is None:
-        raise InputError("it has no label", code="SET-01")
-    volume = read_channels(case.images, len(channels))
-    label_map = read_labels(case.label, labels)
-    check_pair(volume, label_map)
+    volume, label_map, _ = read_case(case, labels, len(channels))
     classes = labels.to_classes(label_map.data)
     inside = (classes > 0) & (classes < 255)
     values = [channel[inside] if inside.any() else channel.ravel() for channel in volume.data]
-    placements = {plane: canonical(volume.grid, plane) for plane in ("axial", "coronal", "sagittal")}
+    planes = PLANES if volume.grid.along_k == "space" else (plane_of(volume.grid),)
+    placements = {plane: canonical(volume.grid, plane) for plane in planes}
     counts = np.bincount(classes[inside], minlength=labels.count)
     return CaseFacts(
         id=case.id,
@@ -164,6 +184,8 @@ def _facts(case: Case, labels: Labels, channels: Sequence[str]) -> CaseFacts:
         spacings={plane: placement.target.spacing for plane, placement in placements.items()},
         intensity=tuple(_quantiles(one) for one in values),
         voxels={name: int(counts[index + 1]) for index, name in enumerate(labels.names)},
+        kind=volume.kind,
+        alone=volume.grid.along_k == "single",
     )
 
 

@@ -4,15 +4,20 @@ Every random choice is a function of (seed, epoch, case, stack): the order of an
 stack. So a run that was interrupted and goes on sees exactly what an uninterrupted one would have seen.
 """
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from voxelsam.data.augment import Augment
 from voxelsam.data.cache import Prepared
 from voxelsam.stacks.cut import StackBatch, cut, cut_labels
+from voxelsam.stacks.frame import labels_to_model
 from voxelsam.stacks.plan import StackPlan
 
 Item = tuple[int, int]
@@ -27,15 +32,22 @@ class Stacks(Dataset[StackBatch]):
         plan: how stacks are cut; ``plan.stride`` is the distance between the stacks of one case.
         augment: applied to each stack, or None.
         seed: of the augmentation.
+        classes: where 3D boxes are wanted: how many classes there are, background included; else None.
     """
 
     def __init__(
-        self, cases: Sequence[Prepared], plan: StackPlan, augment: Augment | None = None, seed: int = 0
+        self,
+        cases: Sequence[Prepared],
+        plan: StackPlan,
+        augment: Augment | None = None,
+        seed: int = 0,
+        classes: int | None = None,
     ) -> None:
         self.cases = tuple(cases)
         self.plan = plan
         self.augment = augment
         self.seed = seed
+        self.shadows = None if classes is None else tuple(Shadow.of(case, classes) for case in self.cases)
         self.stacks = [(case, start) for case, one in enumerate(self.cases) for start in plan.starts(one.slices)]
 
     def __len__(self) -> int:
@@ -46,12 +58,68 @@ class Stacks(Dataset[StackBatch]):
         epoch, position = item
         number, start = self.stacks[position]
         case = self.cases[number]
-        images = cut(case.image, self.plan, start, case.scale)
-        target = cut_labels(case.label, self.plan, start)
-        if self.augment is not None:
-            images, target = self.augment(images, target, seed=mix(self.seed, epoch, position))
         frame = self.plan.frame((case.label.shape[1], case.label.shape[0]))
-        return StackBatch(images[None], torch.tensor([start]), (frame,), (case.id,), target[None])
+        shadow = None if self.shadows is None else self.shadows[number]
+        images = cut(case.image, self.plan, start, case.scale)
+        planes = [cut_labels(case.label, self.plan, start)]
+        if case.instances is not None:
+            planes.append(cut_labels(case.instances, self.plan, start))
+        if shadow is not None:
+            planes.append(labels_to_model(shadow.planes, frame))
+        together = torch.cat(planes)
+        if self.augment is not None:
+            images, together = self.augment(images, together, seed=mix(self.seed, epoch, position))
+        target, *others = torch.split(together, [len(plane) for plane in planes])
+        return StackBatch(
+            images[None],
+            torch.tensor([start]),
+            (frame,),
+            (case.id,),
+            target[None],
+            instances=None if case.instances is None else others[0][None],
+            extents=None if shadow is None else shadow.extents(others[-1], start)[None],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Shadow:
+    """Where each class of a scan lies when one looks along the slices, and between which slices."""
+
+    planes: Int[Tensor, "classes height width"]
+    """1 where any slice shows the class; one plane for each class, background included."""
+    spans: Int[Tensor, "classes 2"]
+    """First and last slice of each class; -1 where no slice shows it."""
+
+    @classmethod
+    def of(cls, case: Prepared, classes: int) -> "Shadow":
+        """The shadow of a case, made slice by slice."""
+        planes = torch.zeros((classes, case.label.shape[1], case.label.shape[0]), dtype=torch.long)
+        spans = torch.full((classes, 2), -1)
+        for number in range(case.slices):
+            drawn = np.ascontiguousarray(case.label[:, :, number].T)
+            for class_ in np.unique(drawn[drawn < classes]):
+                planes[class_] |= torch.from_numpy(drawn == class_)
+                spans[class_, 1] = number
+                if spans[class_, 0] < 0:
+                    spans[class_, 0] = number
+        return cls(planes, spans)
+
+    def extents(
+        self, planes: Int[Tensor, "classes model_height model_width"], start: int
+    ) -> Float[Tensor, "classes 6"]:
+        """The 3D boxes, as ``StackBatch.extents``.
+
+        Args:
+            planes: what became of the planes in the model's picture.
+            start: first slice of the stack.
+        """
+        boxes = torch.full((len(planes), 6), math.nan)
+        for class_, plane in enumerate(planes):
+            rows, columns = plane.any(1).nonzero(), plane.any(0).nonzero()
+            if len(rows):
+                edges = (columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5)
+                boxes[class_] = torch.cat((*edges, self.spans[class_] - start))
+        return boxes
 
 
 class Order(Sampler[Item]):
@@ -99,15 +167,21 @@ def loader(stacks: Stacks, order: Order, batch: int, workers: int = 0) -> "DataL
 
 
 def collate(items: Sequence[StackBatch]) -> StackBatch:
-    """Several batches of one as one batch."""
-    targets = [item.target for item in items if item.target is not None]
+    """Several batches of one as one batch; what one of them lacks, all lack."""
     return StackBatch(
         images=torch.cat([item.images for item in items]),
         first=torch.cat([item.first for item in items]),
         frames=tuple(frame for item in items for frame in item.frames),
         cases=tuple(case for item in items for case in item.cases),
-        target=torch.cat(targets) if len(targets) == len(items) else None,
+        target=_together([item.target for item in items]),
+        instances=_together([item.instances for item in items]),
+        extents=_together([item.extents for item in items]),
     )
+
+
+def _together(tensors: Sequence[Tensor | None]) -> Tensor | None:
+    there = [tensor for tensor in tensors if tensor is not None]
+    return torch.cat(there) if len(there) == len(tensors) else None
 
 
 def mix(*numbers: int) -> int:

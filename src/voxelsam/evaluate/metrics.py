@@ -9,13 +9,14 @@ What a score is when the class is in neither mask is a choice that moves means b
 Under every rule a class that is in exactly one of the two masks scores 0.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer
+from jaxtyping import Bool, Float, Int64, Integer
 
-from voxelsam.errors import ConfigError
+from voxelsam.errors import ConfigError, InputError
 
 Empty = Literal["nan", "one", "zero"]
 """Score of a class that is in neither mask."""
@@ -23,6 +24,7 @@ Empty = Literal["nan", "one", "zero"]
 _VALUES: dict[Empty, float] = {"nan": float("nan"), "one": 1.0, "zero": 0.0}
 _NAMES: dict[str, Empty] = {"nan": "nan", "one": "one", "zero": "zero", "nnunet": "nan", "ma_sam": "one"}
 _CHUNK = 1 << 22
+_IOU_SMOOTH, _DICE_SMOOTH = 1e-6, 1e-4
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,63 @@ def count_classes(
     return tuple(
         Counts(tp, fp=p - tp, fn=r - tp, tn=voxels - p - r + tp)
         for tp, p, r in zip(hits.tolist(), predicted.tolist(), present.tolist(), strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Agreement of soft masks, each value 0..1."""
+
+    iou: float
+    dice: float
+
+
+def multi_threshold(
+    probability: Float[np.ndarray, "images ..."],
+    reference: Float[np.ndarray, "images ..."],
+    thresholds: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+) -> Overlap:
+    """Med-SA's overlap of soft masks with the mean of several raters (arXiv 2304.12620, code), for comparison with it.
+
+    Prediction and reference are cut at the same threshold; IoU and Dice are means over images and thresholds. Counts
+    are smoothed, so that an image that is rightly empty scores 1. An image is whatever lies along the first axis, a
+    slice for volumes, so that many empty slices lift the mean.
+
+    Args:
+        probability: 0..1, after the sigmoid.
+        reference: 0..1, the share of raters who marked the pixel.
+        thresholds: a pixel belongs to the mask above it.
+
+    Raises:
+        InputError: other values, arrays of different shapes or without images, or no threshold.
+    """
+    if probability.shape != reference.shape or probability.size == 0:
+        raise InputError(
+            f"overlap needs two arrays of the same images, but {probability.shape} and {reference.shape} came"
+        )
+    for name, values in (("prediction", probability), ("reference", reference)):
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise InputError(
+                f"the {name} holds values from 0 to 1, but these run from {values.min()} to {values.max()}"
+            )
+    if not thresholds:
+        raise InputError("overlap needs at least one threshold, for example 0.5")
+    parts = [_smooth_overlap(probability > threshold, reference > threshold) for threshold in thresholds]
+    iou_mean, dice_mean = np.mean(parts, axis=(0, 2)).tolist()
+    return Overlap(iou_mean, dice_mean)
+
+
+def _smooth_overlap(
+    prediction: Bool[np.ndarray, "images ..."], reference: Bool[np.ndarray, "images ..."]
+) -> Float[np.ndarray, "two images"]:
+    """IoU and Dice of each image."""
+    axes = tuple(range(1, prediction.ndim))
+    both, either = ((prediction & reference).sum(axes), (prediction | reference).sum(axes))
+    return np.stack(
+        (
+            (both + _IOU_SMOOTH) / (either + _IOU_SMOOTH),
+            (2 * both + _DICE_SMOOTH) / (both + either + _DICE_SMOOTH),
+        )
     )
 
 

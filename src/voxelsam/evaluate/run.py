@@ -13,15 +13,14 @@ import numpy as np
 from jaxtyping import Bool
 
 from voxelsam.errors import InputError, InputWarning, LabelError
-from voxelsam.evaluate.metrics import count_classes, empty_rule
+from voxelsam.evaluate.metrics import Counts, count, count_classes, empty_rule
 from voxelsam.evaluate.scores import CaseScore, Failure, Report
-from voxelsam.formats import read_labels
+from voxelsam.formats import ending_of, endings, read_labels
 from voxelsam.layouts import open_dataset
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.pair import check_grids
 from voxelsam.volumes.volume import LabelMap
 
-SUFFIXES = (".nii.gz", ".nii")
 DESCRIPTION = "dataset.json"
 
 Progress = Callable[[int, int, str], None]
@@ -96,14 +95,24 @@ def score(case: str, prediction: Path, reference: Path, labels: Labels) -> CaseS
     check_grids(truth.grid, guess.grid, str(reference), str(prediction))
     counted = _counted(guess, truth, prediction)
     counts = count_classes(labels.to_classes(guess.data), labels.to_classes(truth.data), labels.count, counted)
+    structures = {value: counts[index] for index, value in enumerate(labels.values.values()) if value != 0}
+    regions = {values: _region(guess, truth, values, counted) for values in labels.regions.values()}
     return CaseScore(
         case=case,
         prediction=prediction,
         reference=reference,
         spacing=truth.grid.spacing,
         displacement=truth.grid.displacement(guess.grid),
-        counts={value: counts[index] for index, value in enumerate(labels.values.values()) if value != 0},
+        counts=structures | regions,
     )
+
+
+def _region(
+    guess: LabelMap, truth: LabelMap, values: tuple[int, ...], counted: Bool[np.ndarray, "i j k"] | None
+) -> Counts:
+    """Voxels of all values of a region together."""
+    predicted, present = (np.isin(item.data, values) for item in (guess, truth))
+    return count(predicted, present) if counted is None else count(predicted[counted], present[counted])
 
 
 def _score_all(
@@ -147,7 +156,7 @@ def _files(
     given = _folder(predictions, "predictions")
     if not references.is_dir():
         raise InputError(f"the references should be a folder, but {references} is none", code="SET-03")
-    if _label_files(references):
+    if _label_files(references) and not (references / "imagesTr").is_dir():  # a data set may have pictures beside it
         return given, _folder(references, "references"), _described(references)
     dataset = open_dataset(references)
     parts = [{case.id: case.label for case in part if case.label} for part in (dataset.train, dataset.test)]
@@ -160,7 +169,7 @@ def _folder(folder: Path, what: str) -> dict[str, Path]:
         raise InputError(f"the {what} should be a folder of label files, but {folder} is none", code="SET-03")
     files = _label_files(folder)
     if not files:
-        raise InputError(f"the folder of {what} {folder} holds no {' or '.join(SUFFIXES)} file", code="SET-03")
+        raise InputError(f"the folder of {what} {folder} holds no label file ({', '.join(endings())})", code="SET-03")
     found: dict[str, Path] = {}
     for path in files:
         case = _case_id(path)
@@ -175,11 +184,9 @@ def _label_files(folder: Path) -> list[Path]:
 
 
 def _case_id(path: Path) -> str:
-    """The file's name without its suffix; empty if it is no label file."""
-    for suffix in SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    return ""
+    """The file's name without its ending; empty if it is no label file."""
+    ending = ending_of(path)
+    return path.name.removesuffix(ending) if ending else ""
 
 
 def _described(folder: Path) -> Labels | None:

@@ -1,8 +1,9 @@
 """What an evaluation found: scores of cases and classes, and their files.
 
 ``summary.json`` has the keys of nnU-Net's (``metric_per_case``, ``mean``, ``foreground_mean``; labels by value, as
-text) and more beside them. It is strict JSON: what is not a number is null. ``summary.csv`` has one row per case and
-class.
+text, regions by the tuple of their values) and more beside them. It is strict JSON: what is not a number is null.
+``summary.csv`` has one row per case and class or region. Regions stand beside the classes and take no part in means
+over classes, because a voxel would count several times.
 """
 
 import csv
@@ -35,6 +36,10 @@ RULES: dict[Empty, str] = {
 }
 
 
+Value = int | tuple[int, ...]
+"""A label value, or the values of a region."""
+
+
 @dataclass(frozen=True)
 class CaseScore:
     """One prediction against its reference."""
@@ -46,8 +51,8 @@ class CaseScore:
     """mm along i, j, k of the reference."""
     displacement: float
     """Largest distance of the two grids' corners in mm."""
-    counts: Mapping[int, Counts]
-    """Voxels of each foreground class, by label value."""
+    counts: Mapping[Value, Counts]
+    """Voxels of each foreground class, by label value, and of each region."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,9 @@ class Failure:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class over all scored cases; NaN where no case has a defined score."""
+    """One class or region over all scored cases; NaN where no case has a defined score."""
 
-    value: int
+    value: Value
     name: str
     dice: float
     dice_deviation: float
@@ -94,6 +99,11 @@ class Report:
         return tuple(self._class(name, value) for name, value in self.labels.values.items() if value != 0)
 
     @cached_property
+    def regions(self) -> tuple[ClassScore, ...]:
+        """Every region of the label table."""
+        return tuple(self._class(name, values) for name, values in self.labels.regions.items())
+
+    @cached_property
     def mean_dice(self) -> float:
         """Mean over classes of the mean over cases; NaN if nothing was scored."""
         return _mean(row.dice for row in self.classes)
@@ -105,15 +115,15 @@ class Report:
 
     def case_dice(self, case: CaseScore) -> float:
         """Mean Dice of a case over its classes with a defined score."""
-        return _mean(counts.dice(self.empty) for counts in case.counts.values())
+        return _mean(case.counts[row.value].dice(self.empty) for row in self.classes)
 
     def worst_first(self) -> tuple[CaseScore, ...]:
         """Scored cases from the lowest mean Dice up; undefined ones last."""
         return tuple(sorted(self.cases, key=lambda case: _rank(self.case_dice(case))))
 
-    def rows(self) -> list[dict[str, str | int | float]]:
-        """A table to print: one row per class, and the mean over classes."""
-        rows: list[dict[str, str | int | float]] = [asdict(row) for row in self.classes]
+    def rows(self) -> list[dict[str, Any]]:
+        """A table to print: one row per class, one per region, and the mean over classes."""
+        rows = [asdict(row) for row in (*self.classes, *self.regions)]
         mean = ClassScore(
             value=-1,
             name="mean",
@@ -132,7 +142,7 @@ class Report:
         """The content of ``summary.json``, NaN included."""
         return {
             "metric_per_case": [self._case_json(case) for case in self.cases],
-            "mean": {str(row.value): self._mean_json(row) for row in self.classes},
+            "mean": {str(row.value): self._mean_json(row) for row in (*self.classes, *self.regions)},
             "foreground_mean": self._foreground_json(),
             "labels": self.labels.to_json(),
             "definitions": DEFINITIONS,
@@ -152,7 +162,7 @@ class Report:
         text = io.StringIO()
         writer = csv.DictWriter(text, [*_identity("", "", 0), *_scores(Counts(0, 0, 0, 0), self.empty), "empty_rule"])
         writer.writeheader()
-        names = {value: name for name, value in self.labels.values.items()}
+        names = {row.value: row.name for row in (*self.classes, *self.regions)}
         for case in self.cases:
             for value, counts in case.counts.items():
                 scores = {key: "" if _undefined(score) else score for key, score in _scores(counts, self.empty).items()}
@@ -173,7 +183,7 @@ class Report:
         write_text(target, json.dumps(nulled(self.to_json()), indent=2, allow_nan=False) + "\n")
         return target
 
-    def _class(self, name: str, value: int) -> ClassScore:
+    def _class(self, name: str, value: Value) -> ClassScore:
         counts = [case.counts[value] for case in self.cases]
         dices = [dice for item in counts if not math.isnan(dice := item.dice(self.empty))]
         return ClassScore(
@@ -224,8 +234,8 @@ def _scores(counts: Counts, empty: Empty) -> dict[str, float | int | bool]:
     }
 
 
-def _identity(case: str, name: str, value: int) -> dict[str, str | int]:
-    return {"case": case, "class": name, "label": value}
+def _identity(case: str, name: str, value: Value) -> dict[str, str]:
+    return {"case": case, "class": name, "label": str(value)}
 
 
 def _mean(values: Iterable[float]) -> float:

@@ -10,13 +10,32 @@ from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
+from einops import rearrange
 
 from voxelsam import plugins
 from voxelsam.errors import FormatError, InputError, OutputError
 from voxelsam.formats._files import first_bytes, head_of
+from voxelsam.space.grid import Grid
 from voxelsam.volumes import LabelMap, Labels, Source, Volume, check_grids
 
-__all__ = ["Format", "frames", "read", "read_channels", "read_labels", "write_labels", "write_volume"]
+__all__ = [
+    "Format",
+    "can_write",
+    "ending_of",
+    "endings",
+    "frames",
+    "mask_ending",
+    "read",
+    "read_channels",
+    "read_frames",
+    "read_labels",
+    "read_numbers",
+    "write_labels",
+    "write_volume",
+]
+
+NIFTI = ".nii.gz"
+"""Ending of masks beside images of a family that is only read."""
 
 
 @runtime_checkable
@@ -24,7 +43,9 @@ class Format(Protocol):
     """What a format module offers; see ``nifti`` for the errors of each."""
 
     SUFFIXES: tuple[str, ...]
-    """Endings of the files it writes; empty if it only reads."""
+    """Endings of the files it writes, the one to prefer first; empty if it only reads."""
+    ENDINGS: tuple[str, ...]
+    """Endings that files of the family have, for finding them in folders; content decides what they are."""
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether a file whose first bytes are ``head`` is of this family."""
@@ -38,6 +59,10 @@ class Format(Protocol):
         """An image."""
         ...
 
+    def read_numbers(self, path: Path) -> Volume:
+        """Whole numbers that stand for something, as an image of one channel."""
+        ...
+
     def read_labels(self, path: Path, labels: Labels | None = None) -> LabelMap:
         """A label map whose values are in the table."""
         ...
@@ -47,12 +72,35 @@ class Format(Protocol):
         ...
 
     def write_volume(self, path: Path, volume: Volume) -> None:
-        """Writes an image of one channel, in the same way."""
+        """Writes an image of one channel (a picture: one or three), in the same way."""
         ...
 
 
+def endings() -> tuple[str, ...]:
+    """Endings of all files that can be read, in lower case."""
+    return tuple(ending for _, module in _modules() for ending in module.ENDINGS)
+
+
+def ending_of(path: Path) -> str:
+    """The part of a file's name that says its format, as it is written there; empty if it says none."""
+    found = max((len(ending) for ending in endings() if path.name.lower().endswith(ending)), default=0)
+    return path.name[len(path.name) - found :]
+
+
+def mask_ending(path: Path) -> str:
+    """Ending of the mask of an image: the one that the image's family prefers, else NIfTI's."""
+    ending = ending_of(path).lower()
+    written = next((module.SUFFIXES for _, module in _modules() if ending in module.ENDINGS), ())
+    return (*written, NIFTI)[0]
+
+
+def can_write(path: Path) -> bool:
+    """Whether files of that name can be written."""
+    return any(path.name.lower().endswith(tuple(module.SUFFIXES)) for _, module in _modules())
+
+
 def frames(path: str | Path) -> int:
-    """Number of volumes in a file: the length of a fourth axis, else 1.
+    """Number of volumes in a file: the length of a fourth axis, pages of a picture, else 1.
 
     Raises:
         FormatError: SET-01 or SET-03, see ``read``.
@@ -108,6 +156,45 @@ def read_channels(paths: Sequence[str | Path], count: int | None = None) -> Volu
     return whole
 
 
+def read_frames(paths: Sequence[str | Path], seconds: float = 1.0) -> Volume:
+    """One film from several pictures of equal size; frames lie along k in the order of the files.
+
+    Args:
+        paths: One file per frame.
+        seconds: From one frame to the next.
+
+    Raises:
+        FormatError, InputError: as ``read``.
+        InputError: SET-01, no file came; VAL-05, a file holds several slices; VAL-06, a frame has other channels.
+        GeometryError: GEO-01, a frame has another size than the first.
+    """
+    if not paths:
+        raise InputError("a film needs at least one frame, but none came", code="SET-01")
+    files = tuple(Path(path) for path in paths)
+    first = read(files[0])
+    data = np.empty((len(files), *first.data.shape[:3]), first.data.dtype)
+    for number, file in enumerate(files):
+        frame = read(file) if number else first
+        _check_frame(frame, first)
+        data[number] = frame.data[..., 0]
+    affine = first.grid.affine.copy()
+    affine[:3, 2] *= seconds / first.grid.spacing[2]
+    grid = Grid((*first.grid.shape[:2], len(files)), affine, "time")
+    kind = "VIDEO" if first.kind == "PICTURE" else first.kind
+    form = first.source.format if first.source else ""
+    return Volume(rearrange(data, "k c i j -> c i j k"), grid, kind, Source(files, form))
+
+
+def read_numbers(path: str | Path) -> Volume:
+    """Whole numbers that stand for something, such as objects counted one by one, as an image of one channel.
+
+    Raises:
+        FormatError, GeometryError, InputError: as ``read``.
+        LabelError: LAB-01, values that are no integers.
+    """
+    return _reader(Path(path)).read_numbers(Path(path))
+
+
 def read_labels(path: str | Path, labels: Labels | None = None) -> LabelMap:
     """A label map, whatever its format.
 
@@ -142,13 +229,27 @@ def write_labels(path: str | Path, label_map: LabelMap, like: Volume | None = No
 
 
 def write_volume(path: str | Path, volume: Volume) -> None:
-    """Writes an image of one channel with the shape and affine of its grid.
+    """Writes an image of one channel (a picture: one or three) with the shape and affine of its grid.
 
     Raises:
         InputError: VAL-01, NaN or infinite voxels.
-        OutputError: no format writes this suffix, there are several channels, or the file cannot be written.
+        OutputError: no format writes this suffix or this image, or the file cannot be written.
     """
     _writer(Path(path)).write_volume(Path(path), volume)
+
+
+def _check_frame(frame: Volume, first: Volume) -> None:
+    if frame.grid.shape[2] != 1:
+        raise InputError(
+            f"{frame.source}: expected one picture, but it has {frame.grid.shape[2]} slices", code="VAL-05"
+        )
+    check_grids(first.grid, frame.grid, str(first.source), str(frame.source))
+    if (frame.channels, frame.data.dtype) != (first.channels, first.data.dtype):
+        raise InputError(
+            f"{frame.source}: {frame.channels} channels of {frame.data.dtype}, but {first.source} has "
+            f"{first.channels} of {first.data.dtype}; frames of a film are alike",
+            code="VAL-06",
+        )
 
 
 def _joined(parts: Sequence[Volume], files: tuple[Path, ...]) -> Volume:

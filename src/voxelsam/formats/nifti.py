@@ -6,7 +6,6 @@ their name.
 """
 
 import gzip
-import warnings
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,18 +13,17 @@ from typing import Any, BinaryIO
 import numpy as np
 from nibabel.spatialimages import HeaderDataError
 
-from voxelsam.errors import FormatError, InputError, InputWarning, LabelError, OutputError
+from voxelsam.errors import FormatError, InputError, LabelError, OutputError
 from voxelsam.formats import _nifti_header as geometry
 from voxelsam.formats._files import GZIP, fresh_file, head_of, store
+from voxelsam.formats._values import check_finite, compact, integers, named, warn_if_constant
 from voxelsam.space.grid import Grid
-from voxelsam.volumes.labels import Labels, count_values
+from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import LabelMap, Source, Volume
 
 NAME = "nifti"
-SUFFIXES = (".nii", ".nii.gz")
-
-NEARLY = 1e-3
-"""Label values this close to an integer are rounded."""
+SUFFIXES = (".nii.gz", ".nii")
+ENDINGS = SUFFIXES
 
 _DEFLATE_LIMIT = 1100
 """gzip never packs more bytes than this into one."""
@@ -64,10 +62,24 @@ def read(path: Path, *, frame: int | None = None) -> Volume:
     header, data, grid = _load(path, frame)
     geometry.warn_about(path, header, grid)
     channels = _scaled(path, _channels(path, data), header, np.dtype(np.float32))
-    _check_finite(path, channels)
-    if channels.min() == channels.max():
-        warnings.warn(f"{path}: VAL-02: every voxel is {channels.min()}", InputWarning, stacklevel=3)
+    check_finite(path, channels)
+    warn_if_constant(path, channels)
     return Volume(channels, grid, "UNKNOWN", Source((path,), NAME, header))
+
+
+def read_numbers(path: Path) -> Volume:
+    """Whole numbers that stand for something, as an image of one channel.
+
+    Raises:
+        FormatError, GeometryError, InputError: as ``read``.
+        LabelError: LAB-01, values that are not within 0.001 of an integer, or colours; LAB-02, values beyond 32 bits.
+    """
+    header, data, grid = _load(path, None)
+    geometry.warn_about(path, header, grid)
+    if data.dtype.names:
+        raise LabelError(f"{path}: a label map holds one number per voxel, but this holds colours", code="LAB-01")
+    exact = integers(path, _scaled(path, data, header, np.dtype(np.float64)))
+    return Volume(exact[None], grid, "UNKNOWN", Source((path,), NAME, header))
 
 
 def read_labels(path: Path, labels: Labels | None = None) -> LabelMap:
@@ -79,17 +91,9 @@ def read_labels(path: Path, labels: Labels | None = None) -> LabelMap:
 
     Raises:
         FormatError, GeometryError, InputError: as ``read``.
-        LabelError: LAB-01, values that are not within 0.001 of an integer; LAB-02, negative values, values above
-            65535 or values outside the table.
+        LabelError: as ``read_numbers``; LAB-02, negative values, values above 65535 or values outside the table.
     """
-    header, data, grid = _load(path, None)
-    geometry.warn_about(path, header, grid)
-    if data.dtype.names:
-        raise LabelError(f"{path}: a label map holds one number per voxel, but this holds colours", code="LAB-01")
-    exact = _integers(path, _scaled(path, data, header, np.dtype(np.float64)))
-    table = labels or _table_of(path, exact)
-    table.check(exact, str(path))
-    return LabelMap(_compact(exact), grid, table, Source((path,), NAME, header))
+    return named(path, read_numbers(path), labels)
 
 
 def write_labels(path: Path, label_map: LabelMap, like: Source | None = None) -> None:
@@ -105,7 +109,7 @@ def write_labels(path: Path, label_map: LabelMap, like: Source | None = None) ->
         OutputError: the file cannot be written, or does not read back as what was written.
     """
     label_map.labels.check(label_map.data, f"the label map for {path}")
-    _write(path, _compact(label_map.data), label_map.grid, _twin(like) or _twin(label_map.source))
+    _write(path, compact(label_map.data), label_map.grid, _twin(like) or _twin(label_map.source))
 
 
 def write_volume(path: Path, volume: Volume) -> None:
@@ -118,7 +122,7 @@ def write_volume(path: Path, volume: Volume) -> None:
     if volume.channels != 1:
         raise OutputError(f"{path}: one file holds one channel, but the image has {volume.channels}; write one by one")
     data = volume.data[0]
-    _check_finite(path, data)
+    check_finite(path, data)
     limits = np.iinfo(np.int16)
     small = np.issubdtype(data.dtype, np.integer) and limits.min <= data.min() and data.max() <= limits.max
     _write(path, data.astype(np.int16 if small else np.float32), volume.grid, _twin(volume.source))
@@ -242,55 +246,6 @@ def _scaled(path: Path, data: np.ndarray[Any, Any], header: Any, least: np.dtype
     kind = np.result_type(data.dtype, least)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(data.astype(np.float64) * slope + intercept, kind)
-
-
-def _check_finite(path: Path, data: np.ndarray[Any, Any]) -> None:
-    if data.dtype.kind != "f" or np.isfinite(data).all():
-        return
-    lost, infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
-    raise InputError(
-        f"{path}: {lost} voxels are not a number and {infinite} are infinite, of {data.size}; "
-        "replace them on purpose, in a copy",
-        code="VAL-01",
-    )
-
-
-def _integers(path: Path, data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if data.dtype.kind != "f":
-        return data
-    _check_finite(path, data)
-    rounded = np.rint(data)
-    off = np.abs(data - rounded) > NEARLY
-    if off.any():
-        raise LabelError(
-            f"{path}: labels must be integers, but {int(off.sum())} voxels are not, such as "
-            f"{', '.join(f'{value:.4g}' for value in np.unique(data[off])[:5])}; the file was interpolated or scaled: "
-            "make it again with nearest-neighbour interpolation and an integer type",
-            code="LAB-01",
-        )
-    if np.abs(rounded).max() > np.iinfo(np.int32).max:
-        raise LabelError(f"{path}: {rounded.max():.4g} is no label value", code="LAB-02")
-    return np.asarray(rounded, np.int64)
-
-
-def _compact(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Label values, which a table keeps within 0 to 65535, in the smallest type that holds them."""
-    return values.astype(np.uint8 if values.max() <= 255 else np.uint16)
-
-
-def _table_of(path: Path, data: np.ndarray[Any, Any]) -> Labels:
-    values = set(count_values(data))
-    if 255 in values and values - {0, 255}:
-        warnings.warn(
-            f"{path}: LAB-02: 255 beside other labels often means 'not labelled' (or is a -1 that lost its sign), but "
-            "without a label table it becomes a structure of its own; give a table, with 255 as its ignore value",
-            InputWarning,
-            stacklevel=4,
-        )
-    try:
-        return Labels.of_values(values)
-    except LabelError as error:
-        raise LabelError(f"{path}: {error}", code=error.code) from None
 
 
 def _twin(source: Source | None) -> Any:

@@ -1,10 +1,10 @@
 """Volume in, label map in the source's geometry out: the only door to a trained model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,36 +15,21 @@ from voxelsam import bundle
 from voxelsam.adapt import Foldable, merged
 from voxelsam.bundle import Bundle
 from voxelsam.device import find
-from voxelsam.errors import InputError
-from voxelsam.formats import write_labels
+from voxelsam.errors import ConfigError, InputError
+from voxelsam.infer.prediction import Prediction, Progress
+from voxelsam.infer.session import Image, Session
 from voxelsam.model import Segmenter
+from voxelsam.nn.decoder import Scores
+from voxelsam.nn.prompt_encoder import PromptBatch
 from voxelsam.stacks.cut import cut
 from voxelsam.stacks.frame import scores_to_slice
 from voxelsam.stacks.merge import Merger
 from voxelsam.types import Pixels
 from voxelsam.volumes.volume import LabelMap, Volume
 
+__all__ = ["Precision", "Prediction", "Predictor", "Progress", "load"]
+
 Precision = Literal["fp32", "bf16", "fp16"]
-Progress = Callable[[int, int], None]
-"""Called with (slices done, slices in all)."""
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says about one volume."""
-
-    labels: LabelMap
-    """In exactly the lattice of the volume."""
-    volume: Volume
-
-    def save(self, path: str | Path) -> None:
-        """Writes the label map with the shape and affine of the volume.
-
-        Raises:
-            FormatError: the suffix of ``path`` names no format that holds label maps.
-            OutputError: the file cannot be written; nothing is left behind.
-        """
-        write_labels(path, self.labels, like=self.volume)
 
 
 class Predictor:
@@ -81,24 +66,30 @@ class Predictor:
         self.plan = stack if stride is None else replace(stack, stride=stride)
         self.segmenter = _folded(trained.segmenter(weights)).to(self.device)
 
+    @property
+    def prompt_free(self) -> bool:
+        """Whether the model was trained to answer without prompts."""
+        return self.bundle.description.prompts.free
+
+    @property
+    def promptable(self) -> bool:
+        """Whether the model was trained to answer prompts."""
+        return bool(self.bundle.description.prompts.kinds)
+
     @torch.inference_mode()
     def __call__(self, volume: Volume, progress: Progress | None = None) -> Prediction:
-        """Segments a volume.
+        """Segments a volume without prompts.
 
         Args:
             volume: with the channels that the model was trained on, in the same order.
             progress: told after every finished slice.
 
         Raises:
+            ConfigError: the model was trained with prompts only.
             InputError: the volume has another number of channels.
         """
-        channels = self.bundle.description.channels
-        if volume.channels != len(channels):
-            raise InputError(
-                f"this model takes {len(channels)} channel(s) ({', '.join(channels)}), "
-                f"but {volume.source or 'the volume'} has {volume.channels}",
-                code="VAL-06",
-            )
+        self.check_prompt_free()
+        self.check(volume)
         placement = self.plan.placement(volume.grid)
         data = placement.bring(volume.data)
         classes = np.empty(data.shape[1:], np.uint8)
@@ -108,6 +99,65 @@ class Predictor:
                 progress(number + 1, data.shape[3])
         values = self.bundle.labels.from_classes(placement.restore(classes))
         return Prediction(LabelMap(values, volume.grid, self.bundle.labels, volume.source), volume)
+
+    def open(self, image: Image | None = None, **settings: Any) -> Session:
+        """A session that segments by prompts.
+
+        Args:
+            image: the volume to begin with, or its file or files; None leaves it to ``Session.set_image``.
+            **settings: the keyword arguments of :class:`voxelsam.infer.session.Session`.
+
+        Raises:
+            ConfigError: the model was trained without prompts, or a setting is wrong.
+            InputError: as for ``Session.set_image``.
+        """
+        session = Session(self, **settings)
+        if image is not None:
+            session.set_image(image)
+        return session
+
+    def check_prompt_free(self) -> None:
+        """Refuses a model that always needs a prompt.
+
+        Raises:
+            ConfigError: the model was trained with prompts only.
+        """
+        if not self.prompt_free:
+            raise ConfigError(
+                "this model was trained with prompts only, so it has no answer without one: give it prompts with "
+                "`voxelsam prompt` (in Python Predictor.open), or train with prompts.free above 0"
+            )
+
+    def check(self, volume: Volume) -> None:
+        """Refuses a volume that the model cannot take.
+
+        Raises:
+            InputError: VAL-06, the volume has another number of channels.
+        """
+        channels = self.bundle.description.channels
+        if volume.channels != len(channels):
+            raise InputError(
+                f"this model takes {len(channels)} channel(s) ({', '.join(channels)}), "
+                f"but {volume.source or 'the volume'} has {volume.channels}",
+                code="VAL-06",
+            )
+
+    @torch.inference_mode()
+    def encode(self, stacks: Float[Tensor, "batch depth 3 height width"]) -> Float[Tensor, "frames channels h w"]:
+        """Image features of every slice of some stacks, on the model's device."""
+        with self._arithmetic():
+            return self.segmenter.encode(stacks.to(self.device))
+
+    @torch.inference_mode()
+    def decode(self, features: Float[Tensor, "frames channels h w"], prompts: PromptBatch | None = None) -> Scores:
+        """Scores of frames for their prompts, in single precision, on the model's device."""
+        with self._arithmetic():
+            scores = self.segmenter.decode(features.to(self.device), None if prompts is None else self._moved(prompts))
+        return Scores(scores.logits.float(), None if scores.quality is None else scores.quality.float())
+
+    def _moved(self, prompts: PromptBatch) -> PromptBatch:
+        boxes, masks = (None if part is None else part.to(self.device) for part in (prompts.boxes, prompts.masks))
+        return PromptBatch(prompts.points.to(self.device), prompts.point_labels.to(self.device), boxes, masks)
 
     def _slices(self, data: Pixels) -> Iterator[tuple[int, Float[Tensor, "classes height width"]]]:
         """Averaged probabilities of each canonical slice, in order; memory grows with the stack, not the volume."""
@@ -126,11 +176,14 @@ class Predictor:
     def _scores(
         self, stacks: Float[Tensor, "batch depth 3 height width"]
     ) -> Float[Tensor, "batch depth classes height width"]:
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        with torch.autocast(self.device.type, dtype=half) if half else nullcontext():
+        with self._arithmetic():
             logits = self.segmenter(stacks.to(self.device))
         probabilities: Tensor = logits.float().softmax(2)
         return probabilities
+
+    def _arithmetic(self) -> AbstractContextManager[object]:
+        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
+        return torch.autocast(self.device.type, dtype=half) if half else nullcontext()
 
 
 def load(

@@ -1,7 +1,8 @@
 """Folders on disk to cases.
 
-The module is the plug-in: each module of this folder reads one layout and offers the names of ``Layout``. No images
-are read; label files only where nothing else says which values there are.
+The module is the plug-in: each module of this folder reads one layout and offers the names of ``Layout``. Label files
+are read only where nothing else says which values there are, and no images, but for one picture where nothing else says
+how many channels there are.
 """
 
 from pathlib import Path

@@ -12,6 +12,7 @@ from typing import Any
 
 from voxelsam import formats
 from voxelsam.errors import InputError, LabelError
+from voxelsam.formats import picture
 from voxelsam.volumes import Kind, Labels
 
 _MR = {
@@ -35,6 +36,8 @@ class Case:
     label: Path | None = None
     group: str = ""
     """What must not be on both sides of a split, as a rule the patient; the id if not given."""
+    instances: Path | None = None
+    """A map on the voxels of the label that numbers single objects from 1, if the data set has one."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
@@ -173,6 +176,22 @@ def kind_of(channels: Iterable[str]) -> Kind:
     """CT or MR if the names of all channels say so, else UNKNOWN."""
     kinds: set[Kind] = {_kind(name) for name in channels}
     return kinds.pop() if len(kinds) == 1 else "UNKNOWN"
+
+
+def channels_in(cases: Sequence[Case], files: Sequence[str]) -> tuple[tuple[str, ...], Kind]:
+    """Names of the channels, and kind, where no description says them: one channel per file, but three in a picture.
+
+    Args:
+        cases: all cases; if each is one picture, the first is read.
+        files: names of the files of a case.
+
+    Raises:
+        InputError: the picture cannot be read.
+    """
+    first = cases[0].images[0]
+    if len(files) > 1 or not picture.named_so(first):
+        return tuple(files), "UNKNOWN"
+    return ("red", "green", "blue") if picture.read(first).channels == 3 else tuple(files), "PICTURE"
 
 
 def labels_of(values: dict[str, Any], source: Path, problems: Problems) -> Labels | None:

@@ -3,7 +3,8 @@
 ``imagesTr/CASE_0000.nii.gz`` (one file per channel: ``_0000``, ``_0001`` …; a colour picture is one file with all
 channels), ``labelsTr/CASE.nii.gz``, optionally ``imagesTs`` and ``labelsTs``; ``dataset.json`` names labels, channels
 and file ending, or lists the files of each case under ``dataset``. Splits are read from ``splits_final.json`` or
-``splits.json``. The key ``groups`` (case to patient) is ours.
+``splits.json``. Ours are the key ``groups`` (case to patient) and the folders ``instancesTr`` and ``instancesTs``: in
+each of their files the objects of a label file have numbers.
 """
 
 import re
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from voxelsam.errors import InputError, InputWarning
+from voxelsam.formats import picture
 from voxelsam.layouts import decathlon
 from voxelsam.layouts._dataset import (
     Case,
@@ -30,7 +32,6 @@ from voxelsam.layouts._split import declared_splits
 
 EXPECTS = "dataset.json with channel_names and labels, imagesTr/CASE_0000.nii.gz, labelsTr/CASE.nii.gz"
 _NUMBERED = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 _SPLIT_FILES = ("splits_final.json", "splits.json")
 
 
@@ -71,9 +72,9 @@ def read(root: Path) -> Dataset:
     splits = _splits(root, train, problems)
     problems.stop()
     _compare_count(source, values, len(train))
-    return Dataset(
-        root, "nnunet", str(values.get("name", root.name)), labels, channels, kind_of(channels), train, test, splits
-    )
+    pictures = all(picture.named_so(path) for case in (*train, *test) for path in case.images)
+    kind = "PICTURE" if pictures else kind_of(channels)
+    return Dataset(root, "nnunet", str(values.get("name", root.name)), labels, channels, kind, train, test, splits)
 
 
 def _cases(
@@ -89,20 +90,31 @@ def _cases(
             problems.add("SET-01", f"{path}: no channel number; expected CASE_0000{ending}")
         elif re.search(r"_\d{4}\.", path.name):
             problems.add("SET-01", f"{path}: does not end with {ending}, as dataset.json says files do")
-    labels = {
-        path.name.removesuffix(ending): path for path in visible(root / f"labels{part}") if path.name.endswith(ending)
-    }
+    labels, instances = (_by_case(root / f"{what}{part}", ending) for what in ("labels", "instances"))
     for case, files in images.items():
-        if not (ending in _PICTURES and list(files) == [0]):
+        if not (list(files) == [0] and picture.named_so(files[0])):
             _compare_channels(case, sorted(files), channels, problems)
         if part == "Tr" and case not in labels:
             problems.add("SET-01", f"{case}: {root / f'labels{part}' / (case + ending)} does not exist")
     for case in sorted(set(labels) - set(images)):
         problems.add("SET-01", f"{case}: {labels[case]} has no image {case}_0000{ending} in images{part}")
+    for case in sorted(set(instances) ^ set(labels)) if instances else ():
+        lone, other = (instances[case], "labels") if case in instances else (labels[case], "instances")
+        problems.add("SET-01", f"{case}: {lone} has no file of the same name in {other}{part}")
     return tuple(
-        Case(case, tuple(files[channel] for channel in sorted(files)), labels.get(case), groups.get(case, case))
+        Case(
+            case,
+            tuple(files[channel] for channel in sorted(files)),
+            labels.get(case),
+            groups.get(case, case),
+            instances.get(case),
+        )
         for case, files in sorted(images.items())
     )
+
+
+def _by_case(folder: Path, ending: str) -> dict[str, Path]:
+    return {path.name.removesuffix(ending): path for path in visible(folder) if path.name.endswith(ending)}
 
 
 def _compare_channels(case: str, found: list[int], channels: int, problems: Problems) -> None:
@@ -122,8 +134,8 @@ def _listed(root: Path, entries: Any, channels: int, groups: Mapping[str, str], 
             problems.add("SET-01", f'{name}: expected {{"images": [files], "label": file}}, but it is {entry!r}')
             continue
         images = tuple(root / str(path) for path in entry["images"])
-        picture = len(images) == 1 and images[0].suffix in _PICTURES
-        if channels and len(images) != channels and not picture:
+        whole = len(images) == 1 and picture.named_so(images[0])
+        if channels and len(images) != channels and not whole:
             problems.add("VAL-06", f"{name}: expected {channels} images, one per channel, but {len(images)} are listed")
         problems.missing((*images, root / str(entry["label"])), name)
         cases.append(Case(name, images, root / str(entry["label"]), groups.get(name, name)))

@@ -1,12 +1,13 @@
 """A folder of images beside a folder of masks, files paired by equal names: ``images/a.nii.gz``, ``labels/a.nii.gz``.
 
-The table is read from ``labels.json`` if there is one, else made from the values in the masks.
+The table is read from ``labels.json`` if there is one, else made from the values in the masks. Pictures are colour if
+the first one is.
 """
 
 from pathlib import Path
 
 from voxelsam.errors import InputError
-from voxelsam.layouts._dataset import Case, Dataset, Problems, found_labels, stem, visible
+from voxelsam.layouts._dataset import Case, Dataset, Problems, channels_in, found_labels, stem, visible
 
 EXPECTS = "a folder images (or image, imgs, img) and a folder labels (or label, masks, mask), files of equal names"
 _IMAGES = ("images", "image", "imgs", "img")
@@ -35,7 +36,8 @@ def read(root: Path) -> Dataset:
     problems.stop()
     cases = tuple(Case(name, (images[name],), labels[name]) for name in sorted(images))
     table = found_labels(root, cases, problems)
-    return Dataset(root, "pairs", root.resolve().name, table, ("image",), "UNKNOWN", cases, ())
+    channels, kind = channels_in(cases, ("image",))
+    return Dataset(root, "pairs", root.resolve().name, table, channels, kind, cases, ())
 
 
 def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 
 from voxelsam.errors import InputError
-from voxelsam.layouts._dataset import Case, Dataset, Problems, Split, found_labels, stem
+from voxelsam.layouts._dataset import Case, Dataset, Problems, Split, channels_in, found_labels, stem
 from voxelsam.layouts._split import check_splits
 
 EXPECTS = "one .csv with a column image and a column label"
@@ -60,7 +60,8 @@ def read(root: Path) -> Dataset:
     check_splits(splits, source.name, train, problems)
     problems.stop()
     labels = found_labels(source.parent, (*train, *test), problems)
-    return Dataset(root, "table", source.stem, labels, tuple(columns), "UNKNOWN", tuple(train), tuple(test), splits)
+    channels, kind = channels_in((*train, *test), columns)
+    return Dataset(root, "table", source.stem, labels, channels, kind, tuple(train), tuple(test), splits)
 
 
 def _tables(root: Path) -> list[Path]:

@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voxelsam.nn.layers import LayerNorm2d, MlpHead
+from voxelsam.nn.prompt_encoder import EncodedPrompts
+from voxelsam.nn.seam import DecoderAdaptation
 from voxelsam.nn.two_way import TwoWayTransformer
 
 Features = Float[Tensor, "frames channels height width"]
@@ -40,6 +42,7 @@ class MaskDecoder(nn.Module):
         heads: Its attention heads.
         mlp_dim: Hidden width of its MLPs.
         iou_hidden: Hidden width of the quality head.
+        adaptation: What a method does inside the two-way transformer; None for SAM's decoder alone.
     """
 
     def __init__(
@@ -52,9 +55,11 @@ class MaskDecoder(nn.Module):
         heads: int = 8,
         mlp_dim: int = 2048,
         iou_hidden: int = 256,
+        adaptation: DecoderAdaptation | None = None,
     ) -> None:
         super().__init__()
         self.masks = masks
+        self.adaptation = adaptation
         self.transformer = TwoWayTransformer(depth, dim, heads, mlp_dim)
         self.iou_token = nn.Embedding(1, dim)
         self.mask_tokens = nn.Embedding(masks, dim)
@@ -66,18 +71,16 @@ class MaskDecoder(nn.Module):
         self,
         features: Features,
         dense_pe: Float[Tensor, "one channels height width"],
-        sparse: Float[Tensor, "frames n channels"],
-        dense: Features,
+        prompts: EncodedPrompts,
     ) -> Scores:
         """One logit map per mask token, at height × 2**len(upscale).
 
         Args:
             features: The image encoder's result.
             dense_pe: Positions of the features.
-            sparse: Prompt tokens (points, boxes); n may be 0.
-            dense: Prompt maps, added to the features.
+            prompts: The prompt encoder's result.
         """
-        tokens, image = self.attend_tokens(features, dense_pe, sparse, dense)
+        tokens, image = self.attend_tokens(features, dense_pe, prompts)
         upscaled = self.upscale(image, features.shape[-2:])
         hyper = self.hypernetworks(tokens[:, 1 : 1 + self.masks])
         logits = torch.einsum("fmc,fchw->fmhw", hyper, upscaled)
@@ -87,14 +90,17 @@ class MaskDecoder(nn.Module):
         self,
         features: Features,
         dense_pe: Float[Tensor, "one channels height width"],
-        sparse: Float[Tensor, "frames n channels"],
-        dense: Features,
+        prompts: EncodedPrompts,
     ) -> tuple[Float[Tensor, "frames tokens channels"], Float[Tensor, "frames pixels channels"]]:
         """Tokens (quality, masks, then the sparse prompts) and image after the two-way transformer."""
-        own = torch.cat((self.iou_token.weight, self.mask_tokens.weight))
-        tokens = torch.cat((repeat(own, "n channels -> frames n channels", frames=features.shape[0]), sparse), dim=1)
-        tokens, image = self.transformer(features + dense, dense_pe, tokens)
+        own = repeat(self.own_tokens(), "n channels -> frames n channels", frames=features.shape[0])
+        tokens = torch.cat((own, prompts.sparse), dim=1)
+        tokens, image = self.transformer(features + prompts.dense, dense_pe, tokens, prompts, self.adaptation)
         return tokens, image
+
+    def own_tokens(self) -> Float[Tensor, "tokens channels"]:
+        """The tokens that every frame starts with: quality, then masks."""
+        return torch.cat((self.iou_token.weight, self.mask_tokens.weight))
 
     def upscale(
         self, image: Float[Tensor, "frames pixels channels"], grid: Sequence[int]

@@ -63,11 +63,11 @@ class MlpHead(nn.Module):
 
 
 def to_windows(
-    x: Float[Tensor, "frames height width channels"], window: int
+    x: Float[Tensor, "frames height width channels"], window: int, filling: Float[Tensor, " channels"] | None = None
 ) -> Float[Tensor, "windows window window channels"]:
-    """Cuts tokens into square windows, row by row, after filling with zeros at the bottom and at the right.
+    """Cuts tokens into square windows, row by row, after filling them up at the bottom and at the right.
 
-    A grid of 5 × 4 tokens and windows of 3 (``.`` is a zero)::
+    A grid of 5 × 4 tokens and windows of 3 (``.`` is a filling token)::
 
         a a a b . .
         a a a b . .        2 × 2 windows per frame, frame by frame: a b c d
@@ -75,9 +75,20 @@ def to_windows(
         c c c d . .
         c c c d . .
         . . . . . .
+
+    Args:
+        x: Tokens.
+        window: Tokens per side of a window.
+        filling: The filling token; None for zeros.
     """
     height, width = x.shape[1:3]
-    x = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    down, right = -height % window, -width % window
+    if filling is None:
+        x = F.pad(x, (0, 0, 0, right, 0, down))
+    else:
+        filling = filling.to(x.dtype)
+        x = torch.cat((x, filling.expand(x.shape[0], height, right, -1)), dim=2)
+        x = torch.cat((x, filling.expand(x.shape[0], down, width + right, -1)), dim=1)
     return rearrange(
         x, "frames (rows h) (columns w) channels -> (frames rows columns) h w channels", h=window, w=window
     )

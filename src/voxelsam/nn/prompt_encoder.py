@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from voxelsam.errors import InputError
@@ -52,6 +52,18 @@ class PromptBatch:
             raise InputError(f"boxes are {frames} frames × m × 4, but {tuple(self.boxes.shape)} came")
         if self.masks is not None and (self.masks.ndim != 4 or self.masks.shape[:2] != (frames, 1)):
             raise InputError(f"masks are {frames} frames × 1 × height × width, but {tuple(self.masks.shape)} came")
+
+
+@dataclass(eq=False)
+class EncodedPrompts:
+    """Prompts as the decoder takes them."""
+
+    sparse: Float[Tensor, "frames n channels"]
+    """Tokens of points and of corners of boxes; n may be 0."""
+    real: Bool[Tensor, "frames n"]
+    """False for tokens that only fill up."""
+    dense: Float[Tensor, "frames channels height width"]
+    """Maps of masks, added to the features."""
 
 
 class PositionEncoding(nn.Module):
@@ -102,9 +114,7 @@ class PromptEncoder(nn.Module):
         )
         self.no_mask_embed = nn.Embedding(1, dim)
 
-    def forward(
-        self, prompts: PromptBatch | None, frames: int
-    ) -> tuple[Float[Tensor, "frames n channels"], Float[Tensor, "frames channels height width"]]:
+    def forward(self, prompts: PromptBatch | None, frames: int) -> EncodedPrompts:
         """Tokens of points and boxes, and the map of masks.
 
         Args:
@@ -119,14 +129,19 @@ class PromptEncoder(nn.Module):
             InputError: the prompts are for another number of frames, or the masks have another size.
         """
         if prompts is None:
-            return self.no_mask_embed.weight.new_zeros(frames, 0, self.dim), self._no_masks(frames)
+            nothing = self.no_mask_embed.weight.new_zeros(frames, 0, self.dim)
+            return EncodedPrompts(nothing, nothing.new_zeros(frames, 0, dtype=torch.bool), self._no_masks(frames))
         if prompts.points.shape[0] != frames:
             raise InputError(f"prompts for {frames} frames were expected, but {prompts.points.shape[0]} came")
         boxes = prompts.boxes if prompts.boxes is not None and prompts.boxes.shape[1] else None
-        sparse = self._points(prompts.points, prompts.point_labels, fill=boxes is None)
+        sparse, real = self._points(prompts.points, prompts.point_labels, fill=boxes is None)
         if boxes is not None:
-            sparse = torch.cat((sparse, self._boxes(boxes)), dim=1)
-        return sparse, self._no_masks(frames) if prompts.masks is None else self._masks(prompts.masks)
+            corners = self._boxes(boxes)
+            sparse = torch.cat((sparse, corners), dim=1)
+            real = torch.cat((real, real.new_ones(corners.shape[:2])), dim=1)
+        return EncodedPrompts(
+            sparse, real, self._no_masks(frames) if prompts.masks is None else self._masks(prompts.masks)
+        )
 
     def dense_pe(self) -> Float[Tensor, "one channels height width"]:
         """Position of the centre of every token."""
@@ -149,13 +164,14 @@ class PromptEncoder(nn.Module):
 
     def _points(
         self, points: Float[Tensor, "frames n 2"], labels: Int[Tensor, "frames n"], *, fill: bool
-    ) -> Float[Tensor, "frames tokens channels"]:
+    ) -> tuple[Float[Tensor, "frames tokens channels"], Bool[Tensor, "frames tokens"]]:
         if fill and points.shape[1]:
             points = torch.cat((points, points.new_zeros(points.shape[0], 1, 2)), dim=1)
             labels = torch.cat((labels, labels.new_full((labels.shape[0], 1), PADDING)), dim=1)
         background, foreground, _, _ = self._kinds()
         placed = self._place(points) + torch.where((labels == OBJECT)[..., None], foreground, background)
-        return torch.where((labels == PADDING)[..., None], self.not_a_point_embed.weight, placed)
+        real = labels != PADDING
+        return torch.where(real[..., None], placed, self.not_a_point_embed.weight), real
 
     def _boxes(self, boxes: Float[Tensor, "frames m 4"]) -> Float[Tensor, "frames corners channels"]:
         corners = self._place(rearrange(boxes, "frames m (corner xy) -> frames m corner xy", corner=2))

@@ -1,4 +1,4 @@
-"""The five points at which a method may act inside a frozen image encoder.
+"""The points at which a method may act inside a frozen model: five in the image encoder, three in the decoder.
 
 The encoder calls one ``EncoderAdaptation`` with the index of the block; the default of each point is "do nothing". In
 a block the points come in this order, each exactly once::
@@ -8,7 +8,15 @@ a block the points come in this order, each exactly once::
     x = before_mlp(x)                          on the residual stream
     x = x + mlp(mlp, norm2(x))                 around the MLP
 
-Convention: tokens are ``frames height width channels``; frames are batch × depth with depth varying fastest.
+The decoder's two-way transformer calls a ``DecoderAdaptation`` in the same way, with the index of the layer::
+
+    tokens = norm1(…self-attention…)
+    tokens = norm2(tokens + from_image(attention of the tokens to the image))
+    tokens = norm3(tokens + mlp(mlp, tokens))
+    image  = norm4(to_image(image, attention of the image to the tokens))
+
+Convention: tokens are ``frames height width channels``; frames are batch × depth with depth varying fastest. In the
+decoder tokens are ``frames n channels``, and the image is ``frames pixels channels``.
 """
 
 from collections.abc import Callable
@@ -19,10 +27,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voxelsam.errors import InputError
+from voxelsam.nn.prompt_encoder import EncodedPrompts
 
 Tokens = Float[Tensor, "frames height width channels"]
 Projected = Float[Tensor, "frames height width three_channels"]
 """Queries, keys and values behind each other."""
+Asking = Float[Tensor, "frames n channels"]
+"""Tokens of the decoder: quality, masks, prompts."""
+Pixels = Float[Tensor, "frames pixels channels"]
+"""The image in the decoder, row by row."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +72,20 @@ class BlockSpec:
 class Attend(Protocol):
     """The block's own frozen attention, bound so that it passes through the ``qkv`` point."""
 
-    def __call__(self, x: Tokens, /, window: int | None = None) -> Tokens:
+    @property
+    def blank(self) -> Float[Tensor, " channels"]:
+        """What the block's first norm makes of a token of zeros."""
+        ...
+
+    def __call__(
+        self,
+        x: Tokens,
+        /,
+        window: int | None = None,
+        *,
+        filling: Float[Tensor, " channels"] | None = None,
+        relative: bool = True,
+    ) -> Tokens:
         """Attends over normed tokens.
 
         Args:
@@ -67,6 +93,9 @@ class Attend(Protocol):
             window: None for the block's own windows. A number cuts x into windows of that many tokens per side, 0
                 takes x whole; the relative-position tables are then resampled to those sequences, so that a method
                 can attend over something else than the image, such as depth.
+            filling: The token that fills windows reaching over the edge; None for zeros. ``blank`` gives what comes
+                of filling before the norm.
+            relative: Whether relative positions count.
         """
         ...
 
@@ -85,8 +114,9 @@ class EncoderAdaptation(nn.Module):
     def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """Queries, keys and values (3 × dim channels, in that order) of the tokens that attention sees.
 
-        In a windowed block both arguments have the windows along the first axis and include the zeros that fill the
-        last windows, so a method that leaves zeros at zero changes nothing there.
+        In a windowed block both arguments have the windows along the first axis and include the tokens that fill the
+        last windows: zeros, so that a method that leaves zeros at zero changes nothing there, unless ``attention`` of
+        the same method asks for others.
         """
         return qkv
 
@@ -101,3 +131,22 @@ class EncoderAdaptation(nn.Module):
     def mlp(self, block: int, mlp: Callable[[Tokens], Tokens], x: Tokens, stack: Stack) -> Tokens:
         """Wraps the MLP of the normed tokens; what is returned is added to the residual stream."""
         return mlp(x)
+
+
+class DecoderAdaptation(nn.Module):
+    """Does nothing at all three points of each layer of the decoder; a method overrides those it needs.
+
+    Every point is told the encoded prompts, so that a method can let them steer it.
+    """
+
+    def from_image(self, layer: int, seen: Asking, prompts: EncodedPrompts) -> Asking:
+        """What the tokens saw in the image; what is returned is added to the tokens."""
+        return seen
+
+    def mlp(self, layer: int, mlp: Callable[[Asking], Asking], tokens: Asking, prompts: EncodedPrompts) -> Asking:
+        """Wraps the MLP of the tokens; what is returned is added to them."""
+        return mlp(tokens)
+
+    def to_image(self, layer: int, image: Pixels, seen: Pixels, prompts: EncodedPrompts) -> Pixels:
+        """The image, and what it saw in the tokens; returns their sum before the last norm."""
+        return image + seen

@@ -1,5 +1,7 @@
 """SAM's two-way transformer: prompt tokens look at the image, the image looks back (arXiv 2304.02643, figure 14).
 
+A method may act at three points of each layer, see ``voxelsam.nn.seam``.
+
 Convention: attribute names are Meta's parameter names. Tokens are ``frames n channels``; every frame has its own.
 """
 
@@ -9,6 +11,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voxelsam.nn.layers import Mlp
+from voxelsam.nn.prompt_encoder import EncodedPrompts
+from voxelsam.nn.seam import DecoderAdaptation
+
+UNADAPTED = DecoderAdaptation()
+"""What the transformer calls when no method is given."""
 
 Prompts = Float[Tensor, "frames n channels"]
 Pixels = Float[Tensor, "frames pixels channels"]
@@ -60,17 +67,37 @@ class TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(dim)
         self.cross_attn_image_to_token = SlimAttention(dim, heads, downsample)
 
-    def forward(self, tokens: Prompts, image: Pixels, token_pe: Prompts, image_pe: Places) -> tuple[Prompts, Pixels]:
-        """Tokens and image after this block."""
+    def forward(
+        self,
+        layer: int,
+        tokens: Prompts,
+        image: Pixels,
+        token_pe: Prompts,
+        image_pe: Places,
+        prompts: EncodedPrompts,
+        adaptation: DecoderAdaptation,
+    ) -> tuple[Prompts, Pixels]:
+        """Tokens and image after this block.
+
+        Args:
+            layer: Index of this block, handed on to the adaptation.
+            tokens: Tokens of each frame.
+            image: Image of each frame.
+            token_pe: Positions of the tokens.
+            image_pe: Positions of the image.
+            prompts: Handed on to the adaptation.
+            adaptation: The method, or one that does nothing.
+        """
         if self.first:
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
             placed = tokens + token_pe
             tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens))
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image))
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        image = self.norm4(image + self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens))
-        return tokens, image
+        seen = self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        tokens = self.norm2(tokens + adaptation.from_image(layer, seen, prompts))
+        tokens = self.norm3(tokens + adaptation.mlp(layer, self.mlp, tokens, prompts))
+        seen = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens)
+        return tokens, self.norm4(adaptation.to_image(layer, image, seen, prompts))
 
 
 class TwoWayTransformer(nn.Module):
@@ -89,6 +116,8 @@ class TwoWayTransformer(nn.Module):
         image: Float[Tensor, "frames channels height width"],
         image_pe: Float[Tensor, "one channels height width"],
         tokens: Prompts,
+        prompts: EncodedPrompts,
+        adaptation: DecoderAdaptation | None = None,
     ) -> tuple[Prompts, Pixels]:
         """Tokens and image after mutual attention.
 
@@ -96,6 +125,8 @@ class TwoWayTransformer(nn.Module):
             image: Features per frame.
             image_pe: Positions of the features, the same for all frames.
             tokens: Tokens per frame; they also serve as their own positions.
+            prompts: Those that the last tokens stand for; handed on to the adaptation.
+            adaptation: The method that acts inside; None for the transformer alone.
 
         Returns:
             Tokens ``frames n channels`` and image ``frames (height width) channels``.
@@ -103,7 +134,8 @@ class TwoWayTransformer(nn.Module):
         flat = "frames channels h w -> frames (h w) channels"
         image, image_pe = rearrange(image, flat), rearrange(image_pe, flat)
         token_pe = tokens
-        for layer in self.layers:
-            tokens, image = layer(tokens, image, token_pe, image_pe)
+        inside = UNADAPTED if adaptation is None else adaptation
+        for index, layer in enumerate(self.layers):
+            tokens, image = layer(index, tokens, image, token_pe, image_pe, prompts, inside)
         tokens = tokens + self.final_attn_token_to_image(tokens + token_pe, image + image_pe, image)
         return self.norm_final_attn(tokens), image

@@ -2,7 +2,7 @@
 
 Convention: attribute names are Meta's parameter names. Inside, tokens are ``frames height width channels`` from the
 patch embedding to the neck; windows exist inside attention only. Windows that reach over the edge are filled with
-zeros after the first norm; these zeros take part as keys.
+zeros after the first norm, unless a method asks for other tokens; what fills them takes part as keys.
 """
 
 from collections.abc import Callable, Collection
@@ -45,19 +45,24 @@ class Attention(nn.Module):
         self.rel_pos_h = nn.Parameter(torch.zeros(2 * grid[0] - 1, dim // heads))
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid[1] - 1, dim // heads))
 
-    def forward(self, x: Tokens, adapt_qkv: Callable[[Projected, Tokens], Projected], *, resample: bool) -> Tokens:
+    def forward(
+        self, x: Tokens, adapt_qkv: Callable[[Projected, Tokens], Projected], *, resample: bool, relative: bool = True
+    ) -> Tokens:
         """Attends within each element of the first axis.
 
         Args:
             x: Normed tokens; windows, if any, lie along the first axis.
             adapt_qkv: Called with the projected tokens and x.
             resample: Whether tables made for another grid are stretched to this one; otherwise they are an error.
+            relative: Whether relative positions count; False is the same as tables of zeros.
         """
         height, width = grid = (x.shape[1], x.shape[2])
         rel_h: Tensor = self.rel_pos_h
         rel_w: Tensor = self.rel_pos_w
         if resample:
             rel_h, rel_w = resize_table(rel_h, 2 * height - 1), resize_table(rel_w, 2 * width - 1)
+        if not relative:
+            rel_h, rel_w = torch.zeros_like(rel_h), torch.zeros_like(rel_w)
         q, k, v = rearrange(
             adapt_qkv(self.qkv(x), x),
             "frames h w (three heads dim) -> three frames heads (h w) dim",
@@ -89,21 +94,40 @@ class Block(nn.Module):
             stack: How frames are grouped.
             adaptation: The method, or one that does nothing.
         """
-
-        def bound(tokens: Tokens, window: int | None = None) -> Tokens:
-            return self._attend(tokens, window, lambda qkv, inner: adaptation.qkv(block, qkv, inner))
-
         x = adaptation.before_attention(block, x, stack)
-        x = x + adaptation.attention(block, bound, self.norm1(x), stack)
+        x = x + adaptation.attention(block, BlockAttention(self, block, adaptation), self.norm1(x), stack)
         x = adaptation.before_mlp(block, x, stack)
         return x + adaptation.mlp(block, self.mlp, self.norm2(x), stack)
 
-    def _attend(self, x: Tokens, window: int | None, adapt_qkv: Callable[[Projected, Tokens], Projected]) -> Tokens:
-        side = self.window if window is None else window
+
+class BlockAttention:
+    """What a method gets as ``Attend``: the attention of one block, with the method's own ``qkv`` point inside."""
+
+    def __init__(self, block: Block, index: int, adaptation: EncoderAdaptation) -> None:
+        self.block, self.index, self.adaptation = block, index, adaptation
+
+    @property
+    def blank(self) -> Float[Tensor, " channels"]:
+        """The norm of a token of zeros is its bias."""
+        return self.block.norm1.bias
+
+    def __call__(
+        self,
+        x: Tokens,
+        window: int | None = None,
+        *,
+        filling: Float[Tensor, " channels"] | None = None,
+        relative: bool = True,
+    ) -> Tokens:
+        """Cuts into windows, attends, puts the windows together again."""
+        side = self.block.window if window is None else window
         grid = (x.shape[1], x.shape[2])
-        cut = to_windows(x, side) if side else x
-        y: Tensor = self.attn(cut, adapt_qkv, resample=window is not None)
+        cut = to_windows(x, side, filling) if side else x
+        y: Tensor = self.block.attn(cut, self._qkv, resample=window is not None, relative=relative)
         return from_windows(y, grid) if side else y
+
+    def _qkv(self, qkv: Projected, x: Tokens) -> Projected:
+        return self.adaptation.qkv(self.index, qkv, x)
 
 
 class SamEncoder(nn.Module):

@@ -31,6 +31,11 @@ class StackBatch:
     cases: tuple[str, ...]
     target: Int[Tensor, "batch depth height width"] | None = None
     """Class indices."""
+    instances: Int[Tensor, "batch depth height width"] | None = None
+    """Numbers of single objects, 0 where there is none."""
+    extents: Float[Tensor, "batch classes 6"] | None = None
+    """3D box of each class in the whole scan: x0 y0 x1 y1 in model pixels, then first and last slice counted from the
+    stack's first; NaN where the scan does not show the class."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -44,8 +49,17 @@ class StackBatch:
         return self._mapped(Tensor.pin_memory)
 
     def _mapped(self, change: Callable[[Tensor], Tensor]) -> "StackBatch":
-        target = None if self.target is None else change(self.target)
-        return replace(self, images=change(self.images), first=change(self.first), target=target)
+        def maybe(tensor: Tensor | None) -> Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return replace(
+            self,
+            images=change(self.images),
+            first=change(self.first),
+            target=maybe(self.target),
+            instances=maybe(self.instances),
+            extents=maybe(self.extents),
+        )
 
 
 def cut(data: Pixels, plan: StackPlan, start: int, scale: Scale) -> Float[Tensor, "depth 3 height width"]:

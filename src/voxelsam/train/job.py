@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,9 @@ def start(
     if absent:
         raise InputError(f"no training case shows {', '.join(absent)}: a model cannot learn it", code="LAB-03")
     suggestion, reasons = suggest(dataset, fingerprint, variant)
-    recipe = parse(config.merge(suggestion, given))
+    embedded, why = _embeddings(asked)
+    recipe = parse(config.merge(config.merge(suggestion, embedded), given))
+    reasons |= why
     recipe = replace(recipe, backbone=replace(recipe.backbone, name=variant.name))
     segmenter, report = _networks(recipe, labels)
     kept = tuple(reason for path, reason in reasons.items() if not config.has(given, path))
@@ -141,8 +143,21 @@ def _backbone(recipe: Recipe) -> tuple[str | None, Path | None]:
     return section.name or (None if weights else TINY), weights
 
 
+def _embeddings(asked: Recipe) -> tuple[dict[str, Any], dict[str, str]]:
+    """Which prompt embeddings a method trains that lets one choose, by the prompts of the recipe; and why."""
+    name, _ = method(asked)
+    if not asked.prompts.used or "prompts" not in {field.name for field in fields(adapt.config_of(name))}:
+        return {}, {}
+    choice = "boxes" if set(asked.prompts.kinds) <= {"box", "cuboid"} else "all"
+    reason = f"prompt embeddings: {choice} trained, for training prompts with {', '.join(asked.prompts.kinds)}"
+    return {"adapt": {"name": name, "prompts": choice}}, {"adapt.prompts": reason}
+
+
 def _networks(recipe: Recipe, labels: Labels) -> tuple[Segmenter, LoadReport]:
     backbone, report = backbones.obtain(*_backbone(recipe), recipe.stack.size)
     torch.manual_seed(recipe.train.seed)
     name, options = method(recipe)
-    return Segmenter(backbone, adapt.build(name, options, backbone, labels.count)), report
+    adaptation = adapt.build(name, options, backbone, labels.count)
+    if recipe.prompts.used and recipe.prompts.quality:
+        adaptation.train_quality()
+    return Segmenter(backbone, adaptation), report

@@ -58,3 +58,105 @@ def _dice(
     overlap = (counted * truth).sum(dim=(0, 2, 3))
     sizes = counted.square().sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
     return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+
+
+def object_dice_ce(
+    logits: Float[Tensor, "objects height width"],
+    truth: Bool[Tensor, "objects height width"],
+    dice_weight: float = 0.8,
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+    """``(1 - dice_weight) · cross-entropy + dice_weight · Dice`` of single masks, each object counting the same.
+
+    The Dice term is ``1 - (2·Σpy + 1) / (Σp² + Σy² + 1)`` per object, so that a small object weighs as much as a large
+    one, and an object that is not on its slice costs next to nothing once nothing is predicted.
+
+    Args:
+        logits: scores before the sigmoid.
+        truth: where the objects are.
+        dice_weight: share of the Dice term, 0 … 1.
+
+    Returns:
+        The loss, and the two terms it is made of (cross-entropy, Dice).
+
+    Raises:
+        ValueError: the two arrays do not describe the same pixels.
+    """
+    if logits.shape != truth.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} need a truth of the same shape, not {tuple(truth.shape)}")
+    known = truth.to(logits.dtype)
+    ce = F.binary_cross_entropy_with_logits(logits, known)
+    probabilities = logits.sigmoid()
+    overlap = (probabilities * known).sum(dim=(1, 2))
+    sizes = probabilities.square().sum(dim=(1, 2)) + known.sum(dim=(1, 2))
+    dice = (1 - (2 * overlap + 1) / (sizes + 1)).mean()
+    return (1 - dice_weight) * ce + dice_weight * dice, ce, dice
+
+
+def quality_error(
+    said: Float[Tensor, " objects"],
+    logits: Float[Tensor, "objects height width"],
+    truth: Bool[Tensor, "objects height width"],
+) -> Float[Tensor, ""]:
+    """Mean squared error of the quality head against the IoU that its masks really have (arXiv 2304.02643, A).
+
+    Args:
+        said: the quality head's estimate for each mask.
+        logits: the masks, before the threshold at 0; no gradient flows into them.
+        truth: where the objects are. A mask that is rightly empty has the IoU 1.
+    """
+    mask = logits.detach() > 0
+    both = (mask & truth).sum(dim=(1, 2))
+    either = (mask | truth).sum(dim=(1, 2))
+    iou = torch.where(either == 0, 1.0, both / either.clamp(min=1))
+    return F.mse_loss(said, iou.to(said.dtype))
+
+
+def bce(
+    logits: Float[Tensor, "frames masks height width"],
+    target: Float[Tensor, "frames masks height width"],
+    positive_weight: float = 2.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of independent masks, mean over everything: Med-SA's loss on pictures (arXiv 2304.12620, code).
+
+    Args:
+        logits: scores before the sigmoid.
+        target: 0 … 1; between them where raters disagree.
+        positive_weight: factor of the term that wants pixels to belong to a mask; Med-SA takes 2.
+
+    Raises:
+        ValueError: the two arrays do not describe the same masks.
+    """
+    _check_same(logits, target)
+    weight = logits.new_tensor(positive_weight)
+    return F.binary_cross_entropy_with_logits(logits, target.to(logits.dtype), pos_weight=weight)
+
+
+def sigmoid_dice_ce(
+    logits: Float[Tensor, "frames masks height width"], target: Float[Tensor, "frames masks height width"]
+) -> Float[Tensor, ""]:
+    """Dice plus cross-entropy, unweighted: Med-SA's loss on volumes (arXiv 2304.12620, code).
+
+    This is MONAI's ``DiceCELoss(sigmoid=True, squared_pred=True)``. The Dice term is
+    ``1 - (2·Σpy + s) / (Σp² + Σy² + s)`` of each mask of each frame, and their mean. As there, cross-entropy is that of
+    the sigmoid for one mask, and that of the soft-max over the masks for several.
+
+    Args:
+        logits: scores before the sigmoid.
+        target: 0 … 1.
+
+    Raises:
+        ValueError: the two arrays do not describe the same masks.
+    """
+    _check_same(logits, target)
+    known = target.to(logits.dtype)
+    probabilities = logits.sigmoid()
+    overlap = (probabilities * known).sum(dim=(2, 3))
+    sizes = probabilities.square().sum(dim=(2, 3)) + known.square().sum(dim=(2, 3))
+    dice = (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+    single = logits.shape[1] == 1
+    return dice + (F.binary_cross_entropy_with_logits if single else F.cross_entropy)(logits, known)
+
+
+def _check_same(logits: Tensor, target: Tensor) -> None:
+    if logits.shape != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} need a target of the same shape, not {tuple(target.shape)}")

@@ -1,17 +1,24 @@
-"""Lightning wiring, and nothing else: loss, optimiser, learning rate, validation Dice."""
+"""Lightning wiring, and nothing else: losses, optimiser, learning rate, validation Dice."""
 
 import json
+import math
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from einops import rearrange
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from voxelsam.adapt import Regulated
 from voxelsam.model import Segmenter
+from voxelsam.nn.decoder import Scores
 from voxelsam.stacks.cut import StackBatch
-from voxelsam.train.losses import dice_ce
+from voxelsam.train.losses import dice_ce, object_dice_ce, quality_error
+from voxelsam.train.prompting import Kind, PromptSection, Rows, ask
 from voxelsam.train.recipe import TrainSection
 from voxelsam.train.schedule import rate
 from voxelsam.volumes.labels import Labels
@@ -25,25 +32,39 @@ class TrainingModule(lightning.LightningModule):
         settings: the recipe's ``train`` section.
         labels: names of the classes, for the records.
         steps: optimiser steps of the whole run.
+        prompts: the recipe's ``prompts`` section.
     """
 
-    def __init__(self, segmenter: Segmenter, settings: TrainSection, labels: Labels, steps: int) -> None:
+    def __init__(
+        self, segmenter: Segmenter, settings: TrainSection, labels: Labels, steps: int, prompts: PromptSection
+    ) -> None:
         super().__init__()
         self.segmenter = segmenter
         self.settings = settings
+        self.prompts = prompts
         self.labels = labels
         self.steps = steps
         self.history: list[dict[str, float]] = []
         """One row per epoch: what ``metrics.csv`` holds."""
         self._losses: list[Tensor] = []
         self._validated: dict[str, float] = {}
+        self._objects: defaultdict[str, list[float]] = defaultdict(list)
         self._random: tuple[Tensor, list[Tensor] | None] | None = None
         self._counts: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(3, labels.count))
 
     def training_step(self, batch: StackBatch, index: int) -> Tensor:
-        """Loss of one batch of stacks."""
-        loss, ce, dice = self._loss(batch, self.segmenter(batch.images))
-        self._losses.append(torch.stack([loss, ce, dice]).detach())
+        """Loss of one batch of stacks, asked with or without prompts."""
+        rng = np.random.default_rng([self.settings.seed, self.current_epoch, index])
+        features = self.segmenter.encode(batch.images)
+        asked = [(kind, kind and self._ask(kind, batch, features, rng)) for kind in self.prompts.draw(rng)]
+        answers = [self._prompted(features, rows, rng) for _, rows in asked if rows is not None]
+        if not answers or any(kind is None for kind, _ in asked):
+            answers.append(self._free(features, batch))
+        parts = torch.stack(answers).mean(0)
+        self._losses.append(parts.detach())
+        loss, ce, dice = parts.unbind()
+        if (regulated := self._regulated) is not None:
+            loss = loss + regulated.penalty()
         self.log_dict({"train/loss": loss, "train/ce": ce, "train/dice_loss": dice}, batch_size=len(batch.images))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=len(batch.images))
         return loss
@@ -60,24 +81,48 @@ class TrainingModule(lightning.LightningModule):
         return row
 
     def validation_step(self, batch: StackBatch, index: int) -> None:
-        """Adds a batch's overlaps to its cases' counts."""
+        """Adds a batch's overlaps to its cases' counts, and the Dice of prompted objects to theirs."""
         if batch.target is None:
             raise ValueError("validation needs labels")
-        predicted = self.segmenter(batch.images).argmax(2)
-        for case, one, target in zip(batch.cases, predicted, batch.target, strict=True):
-            self._counts[case] += _overlaps(one, target, self.labels.count).cpu()
+        features = self.segmenter.encode(batch.images)
+        if self.prompts.free:
+            predicted = self._stacks(self.segmenter.decode(features), batch).argmax(2)
+            for case, one, target in zip(batch.cases, predicted, batch.target, strict=True):
+                self._counts[case] += _overlaps(one, target, self.labels.count).cpu()
+        for kind in self.prompts.kinds if self.prompts.used else ():
+            rng = np.random.default_rng([self.settings.seed, index])
+            rows = self._ask(kind, batch, features, rng, replace(self.prompts, points=1, jitter=0.0))
+            if rows is not None:
+                answer = rows.logits(self.segmenter.decode(features[rows.frames], rows.prompts)) > 0
+                self._objects[kind] += _object_dice(answer, rows).tolist()
 
     def on_validation_epoch_end(self) -> None:
-        """Dice per structure, mean over cases; a structure that a case neither shows nor predicts is left out there."""
-        counts = torch.stack(list(self._counts.values()))
+        """Dice per structure, mean over cases; a structure that a case neither shows nor predicts is left out there.
+
+        ``val_dice`` chooses the best epoch: the prompt-free Dice; with prompts the mean of it and of the Dice of
+        prompted objects, each on the slices of a stack, per kind of prompt.
+        """
+        values: dict[str, float] = {}
+        means: list[float] = []
+        if self._counts:
+            both, predicted, true = torch.stack(list(self._counts.values())).unbind(1)
+            per_class = (2 * both / (predicted + true))[:, 1:].nanmean(0)
+            values |= dict(zip((f"dice/{name}" for name in self.labels.names), per_class.tolist(), strict=True))
+            means.append(per_class.nanmean().item())
+        if self._objects:
+            values |= {f"prompted/{kind}": float(np.mean(dice)) for kind, dice in self._objects.items()}
+            means.append(float(np.mean([values[f"prompted/{kind}"] for kind in self._objects])))
         self._counts.clear()
-        both, predicted, true = counts.unbind(1)
-        dice = (2 * both / (predicted + true))[:, 1:]
-        per_class = dice.nanmean(0)
-        names = [f"dice/{name}" for name in self.labels.names]
-        self._validated = {"val_dice": per_class.nanmean().item()} | dict(zip(names, per_class.tolist(), strict=True))
+        self._objects.clear()
+        self._validated = {"val_dice": float(np.mean(means)) if means else math.nan} | values
         self.log("val_dice", self._validated["val_dice"], prog_bar=True, logger=False)
         self.log_dict({f"val/{key}": value for key, value in self._validated.items()})
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Tells a method that wants to know that a step of the optimiser is done."""
+        super().optimizer_step(*args, **kwargs)
+        if (regulated := self._regulated) is not None:
+            regulated.after_step(self.global_step + 1, self.steps)
 
     def configure_optimizers(self) -> Any:
         """AdamW on the adaptation, with the rate set for every step (spec of MA-SAM, section 4)."""
@@ -101,6 +146,8 @@ class TrainingModule(lightning.LightningModule):
         checkpoint["random"] = torch.get_rng_state()
         if torch.cuda.is_available():
             checkpoint["random_cuda"] = torch.cuda.get_rng_state_all()
+        if (regulated := self._regulated) is not None:
+            checkpoint["regulated"] = regulated.memory()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes the backbone's tensors from the loaded backbone, and the rest from the file."""
@@ -108,6 +155,8 @@ class TrainingModule(lightning.LightningModule):
         checkpoint["state_dict"] |= frozen
         self.history = json.loads(checkpoint["history"])
         self._random = checkpoint["random"], checkpoint.get("random_cuda")
+        if (regulated := self._regulated) is not None:
+            regulated.remember(checkpoint["regulated"])
 
     def on_train_epoch_start(self) -> None:
         """Continues the random stream of an interrupted run where it stopped."""
@@ -117,12 +166,70 @@ class TrainingModule(lightning.LightningModule):
                 torch.cuda.set_rng_state_all(self._random[1])
             self._random = None
 
-    def _loss(
-        self, batch: StackBatch, logits: Float[Tensor, "batch depth classes height width"]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    @property
+    def _regulated(self) -> Regulated | None:
+        """The method, if it has a loss of its own or allocates something between the steps."""
+        encoder = self.segmenter.adaptation.encoder
+        return encoder if isinstance(encoder, Regulated) else None
+
+    @property
+    def _mask_size(self) -> tuple[int, int]:
+        """Size of mask prompts: four values per token along each axis."""
+        height, width = self.segmenter.backbone.prompt_encoder.grid
+        return 4 * height, 4 * width
+
+    def _ask(
+        self,
+        kind: Kind,
+        batch: StackBatch,
+        features: Float[Tensor, "frames channels h w"],
+        rng: np.random.Generator,
+        settings: PromptSection | None = None,
+    ) -> Rows | None:
+        before = None
+        if kind == "correction":
+            with torch.no_grad():
+                before = self.segmenter.decode(features).logits
+        return ask(kind, batch, settings or self.prompts, rng, self._mask_size, before)
+
+    def _stacks(self, scores: Scores, batch: StackBatch) -> Float[Tensor, "batch depth classes height width"]:
+        return rearrange(scores.logits, "(batch depth) c h w -> batch depth c h w", depth=batch.images.shape[1])
+
+    def _free(self, features: Float[Tensor, "frames channels h w"], batch: StackBatch) -> Float[Tensor, "3"]:
+        """Loss and its two terms without prompts: every class at once."""
         if batch.target is None:
             raise ValueError("training needs labels")
-        return dice_ce(logits.flatten(0, 1).float(), batch.target.flatten(0, 1), self.settings.dice_weight)
+        logits = self.segmenter.decode(features).logits
+        return torch.stack(dice_ce(logits.float(), batch.target.flatten(0, 1), self.settings.dice_weight))
+
+    def _prompted(
+        self, features: Float[Tensor, "frames channels h w"], rows: Rows, rng: np.random.Generator
+    ) -> Float[Tensor, "3"]:
+        """Loss and its two terms with prompts: the mean over the first answer and the rounds of correction."""
+        asked = features[rows.frames]
+        rounds = []
+        for number in range(1 + self.prompts.corrections):
+            scores = self.segmenter.decode(asked, rows.prompts)
+            logits = rows.logits(scores).float()
+            loss, ce, dice = object_dice_ce(logits, rows.truth, self.settings.dice_weight)
+            if self.prompts.quality and scores.quality is not None:
+                said = scores.quality[torch.arange(len(rows.classes), device=asked.device), rows.classes]
+                loss = loss + self.prompts.quality * quality_error(said.float(), logits, rows.truth)
+            rounds.append(torch.stack((loss, ce, dice)))
+            if number < self.prompts.corrections:
+                rows = rows.corrected(logits.detach(), rng, self._mask_size)
+        return torch.stack(rounds).mean(0)
+
+
+def _object_dice(answer: Bool[Tensor, "rows height width"], rows: Rows) -> Float[Tensor, " objects"]:
+    """Dice of each object over its slices."""
+    rows_of = torch.bincount(rows.objects)
+
+    def summed(masks: Bool[Tensor, "rows height width"]) -> Float[Tensor, " objects"]:
+        sizes = masks.sum(dim=(1, 2)).double()
+        return sizes.new_zeros(len(rows_of)).index_add_(0, rows.objects, sizes)[rows_of > 0]
+
+    return (2 * summed(answer & rows.truth) / (summed(answer) + summed(rows.truth))).float()
 
 
 def _overlaps(

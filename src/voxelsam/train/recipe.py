@@ -13,6 +13,7 @@ from voxelsam.data.augment import AugmentConfig
 from voxelsam.errors import ConfigError
 from voxelsam.stacks.intensity import Intensity
 from voxelsam.stacks.plan import StackPlan
+from voxelsam.train.prompting import PromptSection
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Recipe:
     adapt: dict[str, Any] = field(default_factory=lambda: {"name": "ma_sam"})
     """``name`` of the method, and the fields of its configuration."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    prompts: PromptSection = field(default_factory=PromptSection)
     train: TrainSection = field(default_factory=TrainSection)
 
 

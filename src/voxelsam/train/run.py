@@ -84,11 +84,13 @@ def fit(job: Job, *, bar: bool = False, told: Told | None = None) -> Path:
     """
     training, validation = prepare(job)
     settings, stack = job.recipe.train, job.recipe.stack
-    cases = Stacks(training, replace(stack, stride=1), Augment(job.recipe.augment), settings.seed)
+    prompts = job.recipe.prompts
+    classes = job.labels.count if prompts.used and "cuboid" in prompts.kinds else None
+    cases = Stacks(training, replace(stack, stride=1), Augment(job.recipe.augment), settings.seed, classes)
     order = Order(len(cases), settings.seed, settings.stacks_per_epoch)
-    held_out = Stacks(validation, replace(stack, stride=stack.depth))
+    held_out = Stacks(validation, replace(stack, stride=stack.depth), classes=classes)
     steps = settings.epochs * -(-len(order) // (settings.batch * settings.accumulate))
-    module = TrainingModule(job.segmenter, settings, job.labels, steps)
+    module = TrainingModule(job.segmenter, settings, job.labels, steps, prompts)
     state = job.folder / STATE
     with _quiet():
         try:
@@ -158,6 +160,7 @@ def _bundle(job: Job, row: Mapping[str, float]) -> bundle.Bundle:
         stack=job.recipe.stack,
         intensity=job.recipe.intensity,
         adapt=job.recipe.adapt,
+        prompts=job.recipe.prompts.learnt(),
         backbone=bundle.BackboneIdentity(
             name=job.report.variant,
             sha256=job.report.sha256,

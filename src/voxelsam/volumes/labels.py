@@ -3,11 +3,15 @@
 Two numberings exist. *Values* are what files hold: any numbers from 0 to 65535, 0 is the background. *Classes* are
 what networks see: 0, 1, 2 … without gaps, in the order of the values. A table turns one into the other and refuses
 numbers it does not know. The ignore value marks voxels that nobody labelled (scribbles); it is no class.
+
+*Regions* are names for several values at once, such as a tumour with all its parts. They may overlap; networks see the
+values, evaluation also reports the regions. A value without a name of its own is named after the smallest region that
+holds it: with ``disc: [1, 2], cup: 2`` the value 1 is ``disc_only``.
 """
 
 import colorsys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -34,13 +38,16 @@ class Labels:
     """Names and values of a label table.
 
     Raises:
-        LabelError: no name has the value 0, two names share a value, or a value is no integer from 0 to 65535.
+        LabelError: no name has the value 0, two names share a value, a value is no integer from 0 to 65535, or a
+            region is empty, has the name or the values of another one, or values that are no structure's.
     """
 
     values: Mapping[str, int]
     """Value of each name, background included, ordered by value; the ignore value is not among them."""
     ignore: int | None = None
     """Value of voxels that nobody labelled, if the table has one."""
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Values of each name that stands for several, ascending."""
 
     def __post_init__(self) -> None:
         every = [*self.values.items(), *([] if self.ignore is None else [(IGNORE_NAME, self.ignore)])]
@@ -54,6 +61,9 @@ class Labels:
         if 0 not in self.values.values():
             raise LabelError(f"a label table needs a background with the value 0, but has {dict(self.values)}")
         object.__setattr__(self, "values", dict(sorted(self.values.items(), key=lambda item: item[1])))
+        regions = {name: _members(name, values) for name, values in self.regions.items()}
+        object.__setattr__(self, "regions", regions)
+        self._check_regions()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -160,25 +170,23 @@ class Labels:
         """A table from a data set's JSON: name to value (nnU-Net 2) or value to name (Decathlon, nnU-Net 1).
 
         Raises:
-            LabelError: a name stands for several values (regions), or the table is not valid.
+            LabelError: the table is not valid.
         """
         if not isinstance(table, Mapping):
             raise LabelError(f"labels must map names to values, but are a {type(table).__name__}")
         if table and all(isinstance(name, str) for name in table.values()):
             table = _inverted(table)
-        regions = [name for name, value in table.items() if isinstance(value, list | tuple)]
-        if regions:
-            raise LabelError(
-                f"{', '.join(regions)}: regions, one name for several values, cannot be used yet; "
-                "give each value a name of its own"
-            )
-        values = dict(table)
+        lists = {name: _members(name, value) for name, value in table.items() if isinstance(value, list | tuple)}
+        values = {name: value for name, value in table.items() if name not in lists}
         ignore = values.pop(IGNORE_NAME, None)
-        return cls(values, ignore)
+        regions = {name: value for name, value in lists.items() if len(value) != 1}
+        values |= {name: value[0] for name, value in lists.items() if len(value) == 1}
+        return cls(values | _remainders(values, regions), ignore, regions)
 
-    def to_json(self) -> dict[str, int]:
-        """The table as in nnU-Net 2; ``from_json`` reads it back."""
-        return {**self.values, **({} if self.ignore is None else {IGNORE_NAME: self.ignore})}
+    def to_json(self) -> dict[str, Any]:
+        """The table as in nnU-Net 2, regions as lists; ``from_json`` reads it back."""
+        ignore = {} if self.ignore is None else {IGNORE_NAME: self.ignore}
+        return {**self.values, **ignore, **{name: list(values) for name, values in self.regions.items()}}
 
     @classmethod
     def of_values(cls, values: set[int]) -> Self:
@@ -191,8 +199,21 @@ class Labels:
             raise LabelError(f"label values run from 0 to {LARGEST}, but {strange[:20]} came", code="LAB-02")
         return cls({"background": 0, **{f"label_{value}": value for value in sorted(values - {0})}})
 
+    def _check_regions(self) -> None:
+        structures = set(self.values.values()) - {0}
+        for name, values in self.regions.items():
+            if len(values) < 2:
+                raise LabelError(f"the region {name!r} stands for several values, but has {list(values)}")
+            if strange := [value for value in values if value not in structures]:
+                raise LabelError(f"the region {name!r} holds {strange}, but no structure has such a value")
+            if name in self.values or name == IGNORE_NAME:
+                raise LabelError(f"the name {name!r} stands for a region and for a value")
+            if same := [other for other in self.regions if other < name and self.regions[other] == values]:
+                raise LabelError(f"the regions {same[0]!r} and {name!r} have the same values {list(values)}")
+
     def _known(self) -> str:
-        known = [f"{value} {name}" for name, value in self.to_json().items()]
+        ignore = {} if self.ignore is None else {IGNORE_NAME: self.ignore}
+        known = [f"{value} {name}" for name, value in (dict(self.values) | ignore).items()]
         return ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
 
 
@@ -248,6 +269,26 @@ def _packed(colours: Integer[np.ndarray, "... 3"]) -> np.ndarray[Any, Any]:
     red, green, blue = np.moveaxis(colours.astype(np.uint32), -1, 0)
     packed: np.ndarray[Any, Any] = red << 16 | green << 8 | blue
     return packed
+
+
+def _members(name: str, values: Sequence[Any]) -> tuple[int, ...]:
+    """The values of a region, ascending."""
+    if any(isinstance(value, bool) or not isinstance(value, int) for value in values):
+        raise LabelError(f"the region {name!r} must list integer values, but has {list(values)}")
+    return tuple(sorted(set(values)))
+
+
+def _remainders(values: Mapping[str, Any], regions: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
+    """Names for the values that occur in regions only: ``disc_only``, or ``disc_only_1`` where there are several."""
+    nameless = sorted({value for members in regions.values() for value in members} - set(values.values()))
+    homes = {value: min((len(m), name) for name, m in regions.items() if value in m)[1] for value in nameless}
+    alone = {value: list(homes.values()).count(home) == 1 for value, home in homes.items()}
+    names = {value: f"{home}_only" if alone[value] else f"{home}_only_{value}" for value, home in homes.items()}
+    if taken := sorted({*names.values()} & {*values, *regions}):
+        raise LabelError(
+            f"the table needs a name for a value of a region alone, but {taken[0]!r} is taken; give it one"
+        )
+    return {name: value for value, name in names.items()}
 
 
 def _inverted(table: Mapping[str, str]) -> dict[str, Any]:

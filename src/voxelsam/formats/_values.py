@@ -1,0 +1,99 @@
+"""What every format checks about voxel values: finite images, label values that are whole numbers of a table."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxelsam.errors import InputError, InputWarning, LabelError
+from voxelsam.volumes.labels import Labels, count_values
+from voxelsam.volumes.volume import LabelMap, Volume
+
+NEARLY = 1e-3
+"""Label values this close to an integer are rounded."""
+
+Array = np.ndarray[Any, Any]
+
+
+def check_finite(path: Path, data: Array) -> None:
+    """Refuses values that are no numbers.
+
+    Raises:
+        InputError: VAL-01, with their counts.
+    """
+    if data.dtype.kind != "f" or np.isfinite(data).all():
+        return
+    lost, infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
+    raise InputError(
+        f"{path}: {lost} voxels are not a number and {infinite} are infinite, of {data.size}; "
+        "replace them on purpose, in a copy",
+        code="VAL-01",
+    )
+
+
+def warn_if_constant(path: Path, data: Array) -> None:
+    """Says that an image shows nothing: VAL-02."""
+    if data.min() == data.max():
+        warnings.warn(f"{path}: VAL-02: every voxel is {data.min()}", InputWarning, stacklevel=4)
+
+
+def integers(path: Path, data: Array) -> Array:
+    """Whole numbers, those of a floating-point array rounded.
+
+    Raises:
+        InputError: VAL-01, values that are no numbers.
+        LabelError: LAB-01, values that are not within 0.001 of an integer; LAB-02, values beyond 32 bits.
+    """
+    if data.dtype.kind != "f":
+        return data
+    check_finite(path, data)
+    rounded = np.rint(data)
+    off = np.abs(data - rounded) > NEARLY
+    if off.any():
+        raise LabelError(
+            f"{path}: labels must be integers, but {int(off.sum())} voxels are not, such as "
+            f"{', '.join(f'{value:.4g}' for value in np.unique(data[off])[:5])}; the file was interpolated or scaled: "
+            "make it again with nearest-neighbour interpolation and an integer type",
+            code="LAB-01",
+        )
+    if np.abs(rounded).max() > np.iinfo(np.int32).max:
+        raise LabelError(f"{path}: {rounded.max():.4g} is no label value", code="LAB-02")
+    return np.asarray(rounded, np.int64)
+
+
+def compact(values: Array) -> Array:
+    """Label values, which a table keeps within 0 to 65535, in the smallest type that holds them."""
+    return values.astype(np.uint8 if values.max() <= 255 else np.uint16)
+
+
+def named(path: Path, numbers: Volume, labels: Labels | None) -> LabelMap:
+    """Numbers as a label map, by the names of a table.
+
+    Args:
+        path: The file, for messages.
+        numbers: An image of one channel of whole numbers.
+        labels: Table that the values must be in; None makes one from the values found.
+
+    Raises:
+        LabelError: LAB-02, values outside the table, or outside 0 to 65535.
+    """
+    values = numbers.data[0]
+    table = labels or _table_of(path, values)
+    table.check(values, str(path))
+    return LabelMap(compact(values), numbers.grid, table, numbers.source)
+
+
+def _table_of(path: Path, data: Array) -> Labels:
+    values = set(count_values(data))
+    if 255 in values and values - {0, 255}:
+        warnings.warn(
+            f"{path}: LAB-02: 255 beside other labels often means 'not labelled' (or is a -1 that lost its sign), but "
+            "without a label table it becomes a structure of its own; give a table, with 255 as its ignore value",
+            InputWarning,
+            stacklevel=5,
+        )
+    try:
+        return Labels.of_values(values)
+    except LabelError as error:
+        raise LabelError(f"{path}: {error}", code=error.code) from None
