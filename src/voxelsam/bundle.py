@@ -60,6 +60,8 @@ class PromptsLearnt:
     """Kinds of prompts: point, box, cuboid (3D box), mask."""
     quality: bool = False
     """Whether the quality head was trained, so that it may rank masks."""
+    drawn: bool = False
+    """Whether points and boxes are also drawn into the mask prompt."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ class Bundle:
         options = dict(self.description.adapt)
         adaptation = adapt.build(options.pop("name"), options, backbone, self.labels.count)
         _fill(adaptation, self.tensors)
-        return Segmenter(backbone, adaptation).eval()
+        return Segmenter(backbone, adaptation, draws=self.description.prompts.drawn).eval()
 
 
 def load(folder: Path) -> Bundle:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from voxelsam.adapt import Adaptation
 from voxelsam.nn.backbone import Backbone
 from voxelsam.nn.decoder import Scores
+from voxelsam.nn.drawing import drawn
 from voxelsam.nn.prompt_encoder import PromptBatch
 from voxelsam.nn.seam import Stack
 
@@ -22,10 +23,12 @@ class Segmenter(nn.Module):
     Args:
         backbone: frozen networks; its image size is the only one that ``forward`` accepts.
         adaptation: everything that a method trains, built for this backbone.
+        draws: whether points and boxes are also drawn into the mask prompt (``voxelsam.nn.drawing``).
     """
 
-    def __init__(self, backbone: Backbone, adaptation: Adaptation) -> None:
+    def __init__(self, backbone: Backbone, adaptation: Adaptation, *, draws: bool = False) -> None:
         super().__init__()
+        self.draws = draws
         self.backbone = backbone
         self.adaptation = adaptation
         mean, std = adaptation.pixel_statistics or (
@@ -36,6 +39,12 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
+
+    @property
+    def mask_size(self) -> tuple[int, int]:
+        """Size (height, width) of mask prompts: four values per token along each axis."""
+        height, width = self.backbone.prompt_encoder.grid
+        return 4 * height, 4 * width
 
     def train(self, mode: bool = True) -> "Segmenter":
         """Switches the adaptation; the frozen backbone always stays in evaluation mode."""
@@ -58,6 +67,8 @@ class Segmenter(nn.Module):
     def decode(self, features: Float[Tensor, "frames channels h w"], prompts: PromptBatch | None = None) -> Scores:
         """Scores per frame at the resolution of the model's input: logits "frames classes height width"."""
         prompt_encoder = self.adaptation.prompt_encoder or self.backbone.prompt_encoder
+        if self.draws and prompts is not None:
+            prompts = drawn(prompts, self.mask_size, self.backbone.image_size)
         encoded = prompt_encoder(prompts, frames=len(features))
         scores: Scores = self.adaptation.decoder(features, prompt_encoder.dense_pe(), encoded)
         return scores

@@ -18,8 +18,9 @@ from voxelsam.infer.prompted import (
     shrunk,
 )
 from voxelsam.nn.decoder import Scores
+from voxelsam.nn.drawing import SURE
 from voxelsam.nn.prompt_encoder import PromptBatch
-from voxelsam.prompts.place import SURE, FramePrompts
+from voxelsam.prompts.place import FramePrompts
 from voxelsam.stacks.frame import FrameMap
 
 

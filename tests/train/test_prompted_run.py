@@ -71,6 +71,15 @@ def test_boxes_alone_train_the_embeddings_of_boxes(phantom: Path, small: Setting
     assert start(phantom, tmp_path / "other", kept).recipe.adapt["prompts"] == "none"
 
 
+def test_on_a_random_backbone_prompts_are_also_drawn(phantom: Path, small: Settings, run: Path, tmp_path: Path) -> None:
+    trained = bundle.load(run / "best")
+    assert trained.description.prompts.drawn
+    assert trained.segmenter().draws
+    kept = small | {"prompts": MIXED | {"draw": False}}
+    assert not start(phantom, tmp_path / "run", kept).segmenter.draws
+    assert not start(phantom, tmp_path / "other", small).segmenter.draws
+
+
 def test_the_same_seed_asks_the_same(phantom: Path, small: Settings, run: Path, tmp_path: Path) -> None:
     train(phantom, tmp_path / "again", settings=small | {"prompts": MIXED})
     first, again = (load_file(path / "last" / bundle.WEIGHTS) for path in (run, tmp_path / "again"))
@@ -80,15 +89,15 @@ def test_the_same_seed_asks_the_same(phantom: Path, small: Settings, run: Path, 
 def test_the_share_of_prompt_free_questions_is_kept() -> None:
     rng = np.random.default_rng(0)
     settings = PromptSection(free=0.25, kinds=("point", "box"), questions=1)
-    drawn = [settings.draw(rng) for _ in range(400)]
+    drawn = [settings.choose(rng) for _ in range(400)]
     assert sum(kinds == (None,) for kinds in drawn) / 400 == pytest.approx(0.25, abs=0.06)
     assert sum(kinds == ("box",) for kinds in drawn) / 400 == pytest.approx(0.375, abs=0.06)
 
 
 def test_the_prompt_free_question_is_asked_once() -> None:
     rng = np.random.default_rng(0)
-    assert PromptSection(questions=4).draw(rng) == (None,)
-    drawn = [PromptSection(free=0.5, questions=3).draw(rng) for _ in range(50)]
+    assert PromptSection(questions=4).choose(rng) == (None,)
+    drawn = [PromptSection(free=0.5, questions=3).choose(rng) for _ in range(50)]
     assert {kinds.count(None) for kinds in drawn} == {0, 1}
     assert max(len(kinds) for kinds in drawn) == 3
 

@@ -152,6 +152,15 @@ def test_every_method_trains_and_predicts(phantom: Path, small: Settings, tmp_pa
     assert load(best, device="cpu")(scan).labels.data.shape == scan.grid.shape
 
 
+def test_on_a_random_backbone_med_sa_trains_its_whole_decoder(phantom: Path, small: Settings, tmp_path: Path) -> None:
+    free = start(phantom, tmp_path / "run", small | {"adapt": {"name": "med_sa"}})
+    assert free.recipe.adapt["decoder"] == "full"
+    assert any("decoder trained whole" in reason for reason in free.reasons)
+    asked = start(phantom, tmp_path / "run", small | {"adapt": {"name": "med_sa", "decoder": "adapters"}})
+    assert asked.recipe.adapt["decoder"] == "adapters"
+    assert not any("decoder" in reason for reason in asked.reasons)
+
+
 def test_a_model_input_that_does_not_divide_into_patches(phantom: Path, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="100"):
         start(phantom, tmp_path / "run", {"stack": {"size": [100, 100]}})

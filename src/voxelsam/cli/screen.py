@@ -151,7 +151,11 @@ def facts(values: Mapping[str, Any], indent: str = "") -> None:
 
 def epoch(row: Mapping[str, float], epochs: int) -> None:
     """A finished epoch."""
-    dice = "  ".join(
-        f"{key.removeprefix('dice/')} {value:.3f}" for key, value in row.items() if key.startswith("dice/")
-    )
-    out.print(f"epoch {row['epoch'] + 1:.0f}/{epochs}  loss {row['loss']:.3f}  validation Dice: {dice}", markup=False)
+    dice = [f"{key.removeprefix('dice/')} {value:.3f}" for key, value in row.items() if key.startswith("dice/")]
+    asked = [
+        f"{key.removeprefix('prompted/')} {value:.3f}" for key, value in row.items() if key.startswith("prompted/")
+    ]
+    parts = [f"epoch {row['epoch'] + 1:.0f}/{epochs}", f"loss {row['loss']:.3f}"]
+    parts += [f"validation Dice: {'  '.join(dice)}"] if dice else []
+    parts += [f"prompted: {'  '.join(asked)}"] if asked else []
+    out.print("  ".join(parts), markup=False)

@@ -201,4 +201,5 @@ def _folded(segmenter: Segmenter) -> Segmenter:
     """The same function with low-rank increments added into the encoder's weights, where the method has any."""
     if not isinstance(segmenter.adaptation.encoder, Foldable):
         return segmenter
-    return Segmenter(segmenter.backbone, merged(segmenter.adaptation, segmenter.backbone)).eval()
+    folded = merged(segmenter.adaptation, segmenter.backbone)
+    return Segmenter(segmenter.backbone, folded, draws=segmenter.draws).eval()

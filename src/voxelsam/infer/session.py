@@ -28,8 +28,9 @@ from voxelsam.infer.embeddings import DISK, MEMORY, Embeddings, Store, key
 from voxelsam.infer.prediction import Prediction, Progress
 from voxelsam.infer.prompted import Answer, Claim, Overlap, Question
 from voxelsam.infer.propagate import Cue, Direction, Stop
+from voxelsam.nn.drawing import SURE
 from voxelsam.prompts import file
-from voxelsam.prompts.place import SURE, FramePrompts, Placed, place, shrunk
+from voxelsam.prompts.place import FramePrompts, Placed, place, shrunk
 from voxelsam.prompts.prompt import Box, Mask, Point, Prompt, Prompts, Scribble, Space, Target, Vector
 from voxelsam.space import Placement
 from voxelsam.stacks.frame import FrameMap, scores_to_slice
@@ -567,7 +568,7 @@ class Session:
                 agree = (shown[y.clip(0, height - 1), x.clip(0, width - 1)] == class_) == said.inside
                 corrects = "correction" in kinds and not (agree.all() and "point" in kinds)
                 if at[1] == number and (corrects or not said.inside.any()):
-                    yield at, shrunk((logits[:, class_] - logits[:, 0]).cpu(), self._mask_size)[0]
+                    yield at, shrunk((logits[:, class_] - logits[:, 0]).cpu(), self.predictor.segmenter.mask_size)[0]
 
     def _question(self, at: At, said: FramePrompts, earlier: Tensor | None) -> Question:
         prompts = said if earlier is None else replace(said, mask=None)
@@ -576,7 +577,12 @@ class Session:
     def _answers(self, questions: Sequence[Question], progress: Progress | None = None) -> list[Answer]:
         image = self._opened
         return prompted.answers(
-            self.predictor.decode, image.embeddings, questions, image.frame, self._mask_size, progress
+            self.predictor.decode,
+            image.embeddings,
+            questions,
+            image.frame,
+            self.predictor.segmenter.mask_size,
+            progress,
         )
 
     def _drawn(self, prompts: Iterable[Prompt], placed: Placed) -> Iterator[tuple[At, Answer]]:
@@ -591,14 +597,8 @@ class Session:
                 new = placed.frames[target].get(number)
                 seen = np.zeros(self.predictor.plan.size, bool) if new is None or new.mask is None else new.mask
                 logits = SURE * (2.0 * torch.tensor(seen).float() - 1.0)
-                small = shrunk(logits[None], self._mask_size)[0]
+                small = shrunk(logits[None], self.predictor.segmenter.mask_size)[0]
                 yield (target, number), prompted.drawn(brought[:, :, number].T > 0, small)
-
-    @property
-    def _mask_size(self) -> tuple[int, int]:
-        segmenter = self.predictor.segmenter
-        height, width = (segmenter.adaptation.prompt_encoder or segmenter.backbone.prompt_encoder).grid
-        return 4 * height, 4 * width
 
     def _class_of(self, target: Target) -> int:
         return 1 + self.labels.names.index(target.label)

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from voxelsam.errors import PromptError
+from voxelsam.nn.drawing import SURE
 from voxelsam.nn.prompt_encoder import BACKGROUND, OBJECT, PADDING, PromptBatch
 from voxelsam.prompts.prompt import (
     Box,
@@ -53,9 +54,6 @@ Rectangle = tuple[float, float, float, float]
 
 SCRIBBLE_POINTS = 16
 """Most points that a scribble gives on one slice."""
-
-SURE = 8.0
-"""Logit of a drawn mask: +8 on the object, -8 elsewhere."""
 
 _TIE = 1e-6
 """Part of a slice within which a place counts as half-way, or as on an edge."""

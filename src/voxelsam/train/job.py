@@ -81,8 +81,8 @@ def start(
     if absent:
         raise InputError(f"no training case shows {', '.join(absent)}: a model cannot learn it", code="LAB-03")
     suggestion, reasons = suggest(dataset, fingerprint, variant)
-    embedded, why = _embeddings(asked)
-    recipe = parse(config.merge(config.merge(suggestion, embedded), given))
+    implied, why = _implied(asked, variant.name in backbones.SEEDED)
+    recipe = parse(config.merge(config.merge(suggestion, implied), given))
     reasons |= why
     recipe = replace(recipe, backbone=replace(recipe.backbone, name=variant.name))
     segmenter, report = _networks(recipe, labels)
@@ -143,14 +143,23 @@ def _backbone(recipe: Recipe) -> tuple[str | None, Path | None]:
     return section.name or (None if weights else TINY), weights
 
 
-def _embeddings(asked: Recipe) -> tuple[dict[str, Any], dict[str, str]]:
-    """Which prompt embeddings a method trains that lets one choose, by the prompts of the recipe; and why."""
+def _implied(asked: Recipe, seeded: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """What follows from prompts and from a random backbone for a method that leaves it open; and why."""
     name, _ = method(asked)
-    if not asked.prompts.used or "prompts" not in {field.name for field in fields(adapt.config_of(name))}:
-        return {}, {}
-    choice = "boxes" if set(asked.prompts.kinds) <= {"box", "cuboid"} else "all"
-    reason = f"prompt embeddings: {choice} trained, for training prompts with {', '.join(asked.prompts.kinds)}"
-    return {"adapt": {"name": name, "prompts": choice}}, {"adapt.prompts": reason}
+    options = {field.name for field in fields(adapt.config_of(name))}
+    chosen: dict[str, Any] = {"adapt": {"name": name}}
+    reasons = {}
+    if asked.prompts.used and "prompts" in options:
+        choice = "boxes" if set(asked.prompts.kinds) <= {"box", "cuboid"} else "all"
+        chosen["adapt"]["prompts"] = choice
+        reasons["adapt.prompts"] = f"prompt embeddings: {choice} trained, for {', '.join(asked.prompts.kinds)} prompts"
+    if seeded and "decoder" in options:
+        chosen["adapt"]["decoder"] = "full"
+        reasons["adapt.decoder"] = "decoder trained whole: a random one has nothing worth keeping"
+    if seeded and asked.prompts.used:
+        chosen["prompts"] = {"draw": True}
+        reasons["prompts.draw"] = "prompts are also drawn into the mask prompt: tokens alone mean nothing to it yet"
+    return chosen, reasons
 
 
 def _networks(recipe: Recipe, labels: Labels) -> tuple[Segmenter, LoadReport]:
@@ -160,4 +169,4 @@ def _networks(recipe: Recipe, labels: Labels) -> tuple[Segmenter, LoadReport]:
     adaptation = adapt.build(name, options, backbone, labels.count)
     if recipe.prompts.used and recipe.prompts.quality:
         adaptation.train_quality()
-    return Segmenter(backbone, adaptation), report
+    return Segmenter(backbone, adaptation, draws=recipe.prompts.used and recipe.prompts.draw), report

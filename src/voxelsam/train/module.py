@@ -56,7 +56,7 @@ class TrainingModule(lightning.LightningModule):
         """Loss of one batch of stacks, asked with or without prompts."""
         rng = np.random.default_rng([self.settings.seed, self.current_epoch, index])
         features = self.segmenter.encode(batch.images)
-        asked = [(kind, kind and self._ask(kind, batch, features, rng)) for kind in self.prompts.draw(rng)]
+        asked = [(kind, kind and self._ask(kind, batch, features, rng)) for kind in self.prompts.choose(rng)]
         answers = [self._prompted(features, rows, rng) for _, rows in asked if rows is not None]
         if not answers or any(kind is None for kind, _ in asked):
             answers.append(self._free(features, batch))
@@ -172,12 +172,6 @@ class TrainingModule(lightning.LightningModule):
         encoder = self.segmenter.adaptation.encoder
         return encoder if isinstance(encoder, Regulated) else None
 
-    @property
-    def _mask_size(self) -> tuple[int, int]:
-        """Size of mask prompts: four values per token along each axis."""
-        height, width = self.segmenter.backbone.prompt_encoder.grid
-        return 4 * height, 4 * width
-
     def _ask(
         self,
         kind: Kind,
@@ -190,7 +184,7 @@ class TrainingModule(lightning.LightningModule):
         if kind == "correction":
             with torch.no_grad():
                 before = self.segmenter.decode(features).logits
-        return ask(kind, batch, settings or self.prompts, rng, self._mask_size, before)
+        return ask(kind, batch, settings or self.prompts, rng, self.segmenter.mask_size, before)
 
     def _stacks(self, scores: Scores, batch: StackBatch) -> Float[Tensor, "batch depth classes height width"]:
         return rearrange(scores.logits, "(batch depth) c h w -> batch depth c h w", depth=batch.images.shape[1])
@@ -217,7 +211,7 @@ class TrainingModule(lightning.LightningModule):
                 loss = loss + self.prompts.quality * quality_error(said.float(), logits, rows.truth)
             rounds.append(torch.stack((loss, ce, dice)))
             if number < self.prompts.corrections:
-                rows = rows.corrected(logits.detach(), rng, self._mask_size)
+                rows = rows.corrected(logits.detach(), rng, self.segmenter.mask_size)
         return torch.stack(rounds).mean(0)
 
 

@@ -19,9 +19,10 @@ from torch import Tensor
 from voxelsam.bundle import PromptsLearnt
 from voxelsam.config import STRICT
 from voxelsam.nn.decoder import Scores
+from voxelsam.nn.drawing import SURE
 from voxelsam.nn.prompt_encoder import BACKGROUND, OBJECT, PADDING, PromptBatch
 from voxelsam.prompts import simulate
-from voxelsam.prompts.place import SURE, shrunk
+from voxelsam.prompts.place import shrunk
 from voxelsam.stacks.cut import StackBatch
 
 Kind = Literal["point", "box", "cuboid", "mask", "correction"]
@@ -58,6 +59,8 @@ class PromptSection:
     """Objects asked about in each stack."""
     per: Literal["class", "instance"] = "class"
     """What an object is: all of a class, or one number of the data set's instance maps."""
+    draw: bool = False
+    """Points and boxes are also drawn into the mask prompt: small data sets learn from that sooner than from tokens."""
     quality: float = 0.0
     """Weight of the loss of the quality head, which then learns the IoU of each mask; 0 leaves it as it is."""
 
@@ -83,7 +86,7 @@ class PromptSection:
         """Whether any step prompts."""
         return self.free < 1
 
-    def draw(self, rng: np.random.Generator) -> tuple[Kind | None, ...]:
+    def choose(self, rng: np.random.Generator) -> tuple[Kind | None, ...]:
         """The questions of one step: kinds of prompts, None for prompt-free; the prompt-free one is asked only once."""
         every = self.kinds if self.used else ()
         drawn = [
@@ -94,7 +97,9 @@ class PromptSection:
 
     def learnt(self) -> PromptsLearnt:
         """What a bundle records: which prompts its model has learnt to answer."""
-        return PromptsLearnt(self.free > 0, self.kinds if self.used else (), self.used and self.quality > 0)
+        if not self.used:
+            return PromptsLearnt()
+        return PromptsLearnt(self.free > 0, self.kinds, self.quality > 0, self.draw)
 
 
 @dataclass(frozen=True, eq=False)
