@@ -2,14 +2,18 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from voxelsam import backbones, bundle
+from voxelsam import adapt, backbones, bundle
 from voxelsam.errors import OutputError, VoxelSamError, WeightsError
+from voxelsam.model import Segmenter
+from voxelsam.stacks.intensity import Intensity
+from voxelsam.stacks.plan import StackPlan
 
 
 @pytest.fixture
@@ -26,6 +30,29 @@ def test_it_holds_no_pickle_and_no_frozen_tensor(trained: Path) -> None:
     assert {path.name for path in (trained / "best").iterdir()} == {"adaptation.safetensors", "bundle.json", "card.md"}
     names = load_file(trained / "best" / bundle.WEIGHTS).keys()
     assert not any(name.startswith(("backbone", "image_encoder")) for name in names)
+
+
+def test_what_the_backbone_holds_is_not_stored_again() -> None:
+    backbone, report = backbones.obtain("sam-tiny", None, (32, 32))
+    segmenter = Segmenter(backbone, adapt.build("med_sa", {}, backbone, 2)).eval()
+    described = bundle.describe(
+        segmenter,
+        labels={"background": 0, "tumour": 1},
+        channels=("CT",),
+        kind="CT",
+        stack=StackPlan(depth=1, size=(32, 32), plane="axial"),
+        intensity=Intensity("window", low=-100, high=200),
+        adapt={"name": "med_sa"},
+        backbone=bundle.BackboneIdentity("sam-tiny", report.sha256),
+    )
+    transformer = {name for name in segmenter.adaptation.state_dict() if ".transformer." in name}
+    assert transformer
+    assert not transformer & described.tensors.keys()
+    images = torch.rand(1, 1, 3, 32, 32)
+    torch.testing.assert_close(described.segmenter()(images), segmenter(images), rtol=0, atol=0)
+    fewer = replace(described, description=replace(described.description, from_backbone=()))
+    with pytest.raises(WeightsError, match="do not fit"):
+        fewer.segmenter()
 
 
 def test_it_gives_back_the_same_network(trained: Path) -> None:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,6 +22,7 @@ from torch import Tensor
 from voxelsam import adapt, backbones, config
 from voxelsam.errors import ConfigError, LabelError, WeightsError
 from voxelsam.model import Segmenter
+from voxelsam.nn.backbone import Backbone
 from voxelsam.stacks.intensity import Intensity
 from voxelsam.stacks.plan import StackPlan
 from voxelsam.volumes.labels import Labels
@@ -81,6 +83,8 @@ class Description:
     """``name`` of the method and the fields of its configuration."""
     backbone: BackboneIdentity
     weights_sha256: str = ""
+    from_backbone: tuple[str, ...] = ()
+    """Tensors of the adaptation that are the backbone's own, bit for bit, and therefore not stored again."""
     prompts: PromptsLearnt = field(default_factory=PromptsLearnt)
     """Which prompts the model has learnt to answer."""
     training: dict[str, Any] = field(default_factory=dict)
@@ -135,7 +139,8 @@ class Bundle:
             )
         options = dict(self.description.adapt)
         adaptation = adapt.build(options.pop("name"), options, backbone, self.labels.count)
-        _fill(adaptation, self.tensors)
+        lent = _lent(backbone)
+        _fill(adaptation, self.tensors | {name: lent[name] for name in self.description.from_backbone if name in lent})
         return Segmenter(backbone, adaptation, draws=self.description.prompts.drawn).eval()
 
 
@@ -199,8 +204,18 @@ def asked(prompts: PromptsLearnt) -> str:
 
 def describe(segmenter: Segmenter, **fields: Any) -> Bundle:
     """A bundle of a network as it is now; the keyword arguments are the other fields of its description."""
-    tensors = {name: tensor.detach().cpu().clone() for name, tensor in segmenter.adaptation.state_dict().items()}
-    return Bundle(Description(format=FORMAT, voxelsam=version("voxelsam"), **fields), tensors)
+    lent = _lent(segmenter.backbone)
+    state = segmenter.adaptation.state_dict()
+    same = tuple(name for name, tensor in state.items() if name in lent and torch.equal(tensor, lent[name]))
+    tensors = {name: tensor.detach().cpu().clone() for name, tensor in state.items() if name not in same}
+    fields |= {"format": FORMAT, "voxelsam": version("voxelsam"), "from_backbone": same}
+    return Bundle(Description(**fields), tensors)
+
+
+def _lent(backbone: Backbone) -> dict[str, Tensor]:
+    """The backbone's tensors under the names that an adaptation gives to its copies of them."""
+    parts = {"decoder": backbone.mask_decoder, "prompt_encoder": backbone.prompt_encoder}
+    return {f"{part}.{name}": tensor for part, module in parts.items() for name, tensor in module.state_dict().items()}
 
 
 def _checkpoint(known: BackboneIdentity, weights: Path | None) -> Path | None:

@@ -77,7 +77,7 @@ def test_all_slices_of_a_step_get_as_many_clicks() -> None:
 
 
 def test_boxes_without_jitter_are_the_edges_of_the_object() -> None:
-    rows = asked("box", jitter=0.0)
+    rows = asked("box", jitter=0.0, loose=0.0)
     assert rows.prompts.boxes is not None
     assert rows.prompts.boxes[:, 0].tolist() == [
         [29.5, 9.5, 49.5, 19.5],
@@ -85,6 +85,18 @@ def test_boxes_without_jitter_are_the_edges_of_the_object() -> None:
         [7.5, 4.5, 11.5, 39.5],
     ]
     assert rows.prompts.points.shape[1] == 0
+
+
+def test_loose_boxes_hold_the_tight_one() -> None:
+    tight = asked("box", jitter=0.0, loose=0.0).prompts.boxes
+    for seed in range(5):
+        loose = asked("box", seed, jitter=0.0, loose=0.2).prompts.boxes
+        assert tight is not None
+        assert loose is not None
+        sides = (tight[..., 2:] - tight[..., :2]).repeat(1, 1, 2)
+        outwards = (loose - tight) * torch.tensor([-1.0, -1.0, 1.0, 1.0]) / sides
+        assert outwards.min() >= 0
+        assert 0 < outwards.max() <= 0.2 + 1e-6
 
 
 def test_jitter_moves_edges() -> None:
@@ -98,7 +110,7 @@ def test_a_3d_box_is_one_rectangle_on_every_slice_of_its_range() -> None:
     extents = torch.full((2, 3, 6), float("nan"))
     extents[0, 1] = torch.tensor([20.5, 5.5, 55.5, 30.5, -4.0, 2.0])  # the scan shows more than the stack
     extents[1, 2] = torch.tensor([7.5, 4.5, 11.5, 39.5, 1.0, 1.0])
-    rows = asked("cuboid", batch=scene(extents=extents), jitter=0.0)
+    rows = asked("cuboid", batch=scene(extents=extents), jitter=0.0, loose=0.0)
     assert rows.frames.tolist() == [0, 1, 2, 4]
     assert rows.prompts.boxes is not None
     assert rows.prompts.boxes[:3, 0].tolist() == [[20.5, 5.5, 55.5, 30.5]] * 3
@@ -157,7 +169,7 @@ def test_objects_are_instances_where_the_recipe_says_so() -> None:
     instances = torch.zeros_like(batch.target)
     instances[0, 0, 10:20, 30:40], instances[0, 0, 10:20, 40:50] = 7, 9
     batch.instances = instances
-    rows = asked("box", batch=batch, per="instance", objects=5, jitter=0.0)
+    rows = asked("box", batch=batch, per="instance", objects=5, jitter=0.0, loose=0.0)
     assert rows.prompts.boxes is not None
     assert sorted(rows.prompts.boxes[:, 0].tolist()) == [[29.5, 9.5, 39.5, 19.5], [39.5, 9.5, 49.5, 19.5]]
     assert rows.classes.tolist() == [1, 1]
@@ -188,7 +200,7 @@ def test_the_answer_of_a_row_is_its_class_against_the_background() -> None:
 
 
 def test_a_correction_is_one_click_on_an_error_and_the_answer_as_mask() -> None:
-    rows = asked("box", jitter=0.0)
+    rows = asked("box", jitter=0.0, loose=0.0)
     logits = torch.where(rows.truth, 4.0, -4.0)
     logits[0, 10:20, 30:35] = -4.0  # missing
     logits[1, 30:40, 50:60] = 4.0  # too much
@@ -220,6 +232,7 @@ def test_corrections_add_up() -> None:
         ({"free": 0.5, "kinds": ()}, "kinds"),
         ({"free": 0, "kinds": ("correction",)}, "kinds"),
         ({"jitter": 0.5}, "jitter"),
+        ({"loose": 1.5}, "loose"),
         ({"points": 0}, "points"),
         ({"corrections": -1}, "corrections"),
         ({"objects": 0}, "objects"),

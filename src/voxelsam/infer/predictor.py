@@ -16,6 +16,7 @@ from voxelsam.adapt import Foldable, merged
 from voxelsam.bundle import Bundle
 from voxelsam.device import find
 from voxelsam.errors import ConfigError, InputError
+from voxelsam.infer.clean import EVERYTHING, Clean
 from voxelsam.infer.prediction import Prediction, Progress
 from voxelsam.infer.session import Image, Session
 from voxelsam.model import Segmenter
@@ -43,6 +44,7 @@ class Predictor:
         stride: slices between stacks; None takes the plan's. 1 is MA-SAM's overlap of all but one slice; the plan's
             depth encodes every slice once, which is as many times faster and less accurate.
         batch: stacks per pass.
+        clean: which parts of a structure stay in an answer without prompts.
 
     Raises:
         WeightsError: the backbone's checkpoint is missing or is not the one of the training.
@@ -57,8 +59,10 @@ class Predictor:
         precision: Precision = "fp32",
         stride: int | None = None,
         batch: int = 1,
+        clean: Clean = EVERYTHING,
     ) -> None:
         self.bundle = trained
+        self.clean = clean
         self.device = find(device)
         self.precision: Precision = precision
         self.batch = batch
@@ -98,7 +102,7 @@ class Predictor:
             if progress:
                 progress(number + 1, data.shape[3])
         values = self.bundle.labels.from_classes(placement.restore(classes))
-        return Prediction(LabelMap(values, volume.grid, self.bundle.labels, volume.source), volume)
+        return Prediction(self.clean(LabelMap(values, volume.grid, self.bundle.labels, volume.source)), volume)
 
     def open(self, image: Image | None = None, **settings: Any) -> Session:
         """A session that segments by prompts.

@@ -91,7 +91,7 @@ class TrainingModule(lightning.LightningModule):
                 self._counts[case] += _overlaps(one, target, self.labels.count).cpu()
         for kind in self.prompts.kinds if self.prompts.used else ():
             rng = np.random.default_rng([self.settings.seed, index])
-            rows = self._ask(kind, batch, features, rng, replace(self.prompts, points=1, jitter=0.0))
+            rows = self._ask(kind, batch, features, rng, replace(self.prompts, points=1, jitter=0.0, loose=0.0))
             if rows is not None:
                 answer = rows.logits(self.segmenter.decode(features[rows.frames], rows.prompts)) > 0
                 self._objects[kind] += _object_dice(answer, rows).tolist()

@@ -50,6 +50,9 @@ class PromptSection:
     """At most so many first clicks on a slice."""
     jitter: float = 0.1
     """Each edge of a box is moved by noise whose deviation is this share of the box's side, at most 20 pixels (SAM)."""
+    loose: float = 0.2
+    """Boxes are first made looser, every edge outwards by a share of the side that is drawn from 0 up to this; then
+    comes the noise. Who draws boxes by hand seldom draws them tight."""
     questions: int = 2
     """Questions that a step asks about the same features, each drawn anew: asking is cheap, encoding is not. Without
     prompts there is only one."""
@@ -75,6 +78,8 @@ class PromptSection:
             )
         if not 0 <= self.jitter < 0.5:
             raise ValueError(f"jitter: a share from 0 to below 0.5, not {self.jitter}")
+        if not 0 <= self.loose <= 1:
+            raise ValueError(f"loose: a share from 0 to 1, not {self.loose}")
         for name, least in (("points", 1), ("questions", 1), ("corrections", 0), ("objects", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name}: at least {least}, not {getattr(self, name)}")
@@ -168,7 +173,7 @@ def ask(
     rows = [
         replace(row, frame=stack * len(truth) + row.frame, class_=class_, number=number)
         for number, (stack, class_, truth) in enumerate(_objects(batch, settings, rng))
-        for row in _rows(kind, truth, _Known(batch, stack, class_, before), count, settings.jitter, rng)
+        for row in _rows(kind, truth, _Known(batch, stack, class_, before), count, settings, rng)
     ]
     if not rows:
         return None
@@ -249,7 +254,7 @@ def _some(numbers: Int[np.ndarray, " n"], count: int, rng: np.random.Generator) 
 
 
 def _rows(
-    kind: Kind, truth: Masks, known: _Known, count: int, jitter: float, rng: np.random.Generator
+    kind: Kind, truth: Masks, known: _Known, count: int, settings: PromptSection, rng: np.random.Generator
 ) -> Iterator[_Row]:
     """The rows of one object, numbered by the slices of its stack."""
     shown = [slice_ for slice_ in range(len(truth)) if truth[slice_].any()]
@@ -262,10 +267,10 @@ def _rows(
         case "box":
             for slice_ in shown:
                 if (tight := simulate.tight_box(truth[slice_])) is not None:
-                    yield _Row(slice_, truth[slice_], box=simulate.jittered(tight, jitter, rng, size))
+                    yield _Row(slice_, truth[slice_], box=_drawn(tight, settings, rng, size))
         case "cuboid":
             if (cuboid := known.cuboid(truth)) is not None:
-                box = simulate.jittered(cuboid.rectangle, jitter, rng, size)
+                box = _drawn(cuboid.rectangle, settings, rng, size)
                 for slice_ in range(max(0, cuboid.first), min(len(truth) - 1, cuboid.last) + 1):
                     yield _Row(slice_, truth[slice_], box=box)
         case "mask":
@@ -278,6 +283,14 @@ def _rows(
             for click in simulate.random_error_clicks(answer > 0, truth, rng):
                 sign = OBJECT if click.inside else BACKGROUND
                 yield _Row(click.slice, truth[click.slice], ((click.x, click.y),), sign, mask=answer[click.slice])
+
+
+def _drawn(
+    tight: simulate.Rectangle, settings: PromptSection, rng: np.random.Generator, size: tuple[int, int]
+) -> simulate.Rectangle:
+    """A box as a hand might draw it: looser, and not quite straight."""
+    loose = simulate.relaxed(tight, rng.uniform(0, settings.loose), size)
+    return simulate.jittered(loose, settings.jitter, rng, size)
 
 
 def _neighbour(
