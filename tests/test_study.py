@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from voxelsam.prompts import file
 from voxelsam.prompts.place import place
 from voxelsam.prompts.prompt import Prompts, Target
 from voxelsam.prompts.simulate import tight_box, tight_cuboid
-from voxelsam.study import Score, Study, StudyPlan
+from voxelsam.study import Score, Study, StudyPlan, Way
 
 Learnt = Callable[..., Bundle]
 
@@ -83,7 +84,7 @@ def test_error_clicks_lie_on_errors_of_what_is_shown(predictor: Predictor, case:
 
 
 def test_a_study_runs_every_way_and_leaves_what_repeats_it(predictor: Predictor, case: Case, tmp_path: Path) -> None:
-    plan = StudyPlan(ways=("none", "click", "correct", "volume", "box", "cuboid"), clicks=2, relaxed=(0.0, 0.2))
+    plan = StudyPlan(ways=get_args(Way), clicks=2, keys=(1, 2), relaxed=(0.0, 0.2))
     result = study.study(predictor, [case], plan, tmp_path)
     structures = set(result.structures())
     assert {(s.step, s.structure) for s in result.scores} == {(step, one) for step in plan.steps for one in structures}
@@ -99,6 +100,16 @@ def test_a_study_runs_every_way_and_leaves_what_repeats_it(predictor: Predictor,
         value = study.dice(again == predictor.bundle.labels.values[target.label], truth)
         known = next(s for s in result.scores if s.step == "box +20%" and s.structure == target.label)
         assert value == pytest.approx(known.dice)
+
+
+def test_key_slices_are_prompted_and_no_others(predictor: Predictor, case: Case) -> None:
+    scene = study._scene(predictor, case, StudyPlan())
+    for target, truth in scene.canonical.items():
+        shown = np.flatnonzero(truth.any(axis=(1, 2)))
+        prompts = list(study._keys(scene, target, 2))
+        grid, plan, labels = scene.session.volume.grid, predictor.plan, predictor.bundle.labels
+        placed = place(Prompts(tuple(prompts)), grid, plan, labels)
+        assert sorted(placed.frames[target]) == sorted({int(shown[0]), int(shown[-1])})
 
 
 def test_the_same_study_gives_the_same_scores(predictor: Predictor, case: Case) -> None:
@@ -131,6 +142,7 @@ def test_means_are_over_objects_then_cases_then_structures() -> None:
 def test_a_model_is_asked_only_what_it_learnt(learnt: Learnt, case: Case) -> None:
     boxes = Predictor(learnt(("box",), free=False, labels=LABELS))
     assert study.possible(boxes) == ("box",)
+    assert "keys" not in study.possible(boxes)
     with pytest.raises(ConfigError, match="not trained for click"):
         study.study(boxes, [case], StudyPlan(ways=("click", "box")))
     with pytest.raises(ConfigError, match="not trained for none"):
@@ -150,7 +162,8 @@ def test_cases_that_cannot_be_used_are_told_and_the_others_go_on(predictor: Pred
 
 
 @pytest.mark.parametrize(
-    ("values", "named"), [({"clicks": 0}, "clicks"), ({"ways": ()}, "ways"), ({"relaxed": (2.0,)}, "relaxed")]
+    ("values", "named"),
+    [({"clicks": 0}, "clicks"), ({"ways": ()}, "ways"), ({"keys": (0,)}, "keys"), ({"relaxed": (2.0,)}, "relaxed")],
 )
 def test_plans_out_of_range_are_named(values: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=f"^{named}:"):
@@ -165,4 +178,4 @@ def test_prompt_files_of_a_study_are_valid(predictor: Predictor, case: Case, tmp
 
 
 def test_learnt_names_every_kind() -> None:
-    assert set(study._NEEDS.values()) <= set(PromptsLearnt(True, EVERY).kinds)
+    assert {kind for kinds in study._NEEDS.values() for kind in kinds} <= set(PromptsLearnt(True, EVERY).kinds)

@@ -10,6 +10,8 @@ from a fresh start:
     correct    the same rounds of error clicks, but from the prompt-free answer on
     volume     one click in the whole volume per round and object: the deepest point first, then that of the largest
                error; slices without a click keep the prompt-free answer, or background
+    keys       prompts on a few key slices only (the first, the last, others evenly between; one: the largest area):
+               a rectangle where the model learnt boxes, else the deepest point; then propagation
     box        on every slice the object's rectangle, each edge moved outwards by a share of the side
     cuboid     the object's 3D box, each face moved outwards likewise
 
@@ -43,7 +45,7 @@ from voxelsam.space import Placement
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.pair import check_pair
 
-Way = Literal["none", "click", "correct", "volume", "box", "cuboid"]
+Way = Literal["none", "click", "correct", "volume", "keys", "box", "cuboid"]
 
 SUMMARY, TABLE, CURVES, PROMPTS = "study.json", "study.csv", "study.png", "prompts"
 
@@ -62,6 +64,8 @@ class StudyPlan:
     ways: tuple[Way, ...] = ("none", "click", "correct", "box", "cuboid")
     clicks: int = 5
     """Rounds of clicks."""
+    keys: tuple[int, ...] = (1, 3, 5)
+    """Numbers of key slices."""
     relaxed: tuple[float, ...] = (0.0, 0.05, 0.1, 0.2)
     """How far the edges of boxes are moved outwards, as shares of the box's sides."""
     per: Literal["class", "instance"] = "class"
@@ -69,6 +73,8 @@ class StudyPlan:
     def __post_init__(self) -> None:
         if self.clicks < 1:
             raise ConfigError(f"clicks: at least 1, not {self.clicks}")
+        if any(count < 1 for count in self.keys):
+            raise ConfigError(f"keys: at least 1 key slice, not {self.keys}")
         if not self.ways:
             raise ConfigError(f"ways: at least one of {', '.join(get_args(Way))}")
         if any(not 0 <= share <= 1 for share in self.relaxed):
@@ -80,6 +86,7 @@ class StudyPlan:
         names: dict[Way, list[str]] = {
             "none": ["none"],
             **{way: [f"{way} {number}" for number in range(1, self.clicks + 1)] for way in _ROUNDS},
+            "keys": [f"keys {count}" for count in self.keys],
             **{way: [f"{way} +{share:.0%}" for share in self.relaxed] for way in _BOXES},
         }
         return tuple(name for way in get_args(Way) if way in self.ways for name in names[way])
@@ -87,13 +94,15 @@ class StudyPlan:
 
 _ROUNDS: tuple[Way, ...] = ("click", "correct", "volume")
 _BOXES: tuple[Way, ...] = ("box", "cuboid")
-_NEEDS: dict[Way, str] = {
-    "click": "point",
-    "volume": "point",
-    "correct": "correction",
-    "box": "box",
-    "cuboid": "cuboid",
+_NEEDS: dict[Way, tuple[str, ...]] = {
+    "click": ("point",),
+    "volume": ("point",),
+    "correct": ("correction",),
+    "keys": ("box", "cuboid", "point"),
+    "box": ("box", "cuboid"),
+    "cuboid": ("cuboid",),
 }
+"""Kinds of prompts of which one must have been learnt."""
 
 
 @dataclass(frozen=True)
@@ -223,20 +232,23 @@ def check(predictor: Predictor, plan: StudyPlan) -> None:
     Raises:
         ConfigError: says which ways, and which it can be asked.
     """
-    kinds = predictor.bundle.description.prompts.kinds
-    possible = tuple(way for way in get_args(Way) if (predictor.prompt_free if way == "none" else _NEEDS[way] in kinds))
-    if wrong := [way for way in plan.ways if way not in possible]:
+    known = tuple(way for way in get_args(Way) if _learnt(predictor, way))
+    if wrong := [way for way in plan.ways if way not in known]:
         raise ConfigError(
-            f"this model was not trained for {', '.join(wrong)}; with it one can study {', '.join(possible)} "
+            f"this model was not trained for {', '.join(wrong)}; with it one can study {', '.join(known)} "
             "(the recipe's prompts section says what is trained)"
         )
 
 
 def possible(predictor: Predictor) -> tuple[Way, ...]:
-    """The ways that a model was trained for, without ``volume``, which is asked for by name only."""
-    kinds = predictor.bundle.description.prompts.kinds
-    trained = (way for way in get_args(Way) if way not in ("none", "volume") and _NEEDS[way] in kinds)
-    return (*(("none",) if predictor.prompt_free else ()), *trained)
+    """The ways that a model was trained for, but for ``volume`` and ``keys``, which are asked for by name only."""
+    return tuple(way for way in get_args(Way) if way not in ("volume", "keys") and _learnt(predictor, way))
+
+
+def _learnt(predictor: Predictor, way: Way) -> bool:
+    if way == "none":
+        return predictor.prompt_free
+    return bool(set(_NEEDS[way]) & set(predictor.bundle.description.prompts.kinds))
 
 
 @dataclass(frozen=True, eq=False)
@@ -323,6 +335,14 @@ def _played(scene: _Scene, way: Way, plan: StudyPlan) -> Iterator[tuple[str, tup
     session.reset_interactions()
     if way == "none":
         yield "none", (), _timed(session.result)
+    elif way == "keys":
+        for count in plan.keys:
+            session.reset_interactions()
+            drawn = [prompt for target in scene.source for prompt in _keys(scene, target, count)]
+            seconds = _timed(session.add, *drawn)
+            for target in scene.source:
+                seconds += _timed(_carried, session, target)
+            yield f"keys {count}", session.prompts.items, seconds + _timed(session.result)
     elif way in _BOXES:
         for share in plan.relaxed:
             session.reset_interactions()
@@ -350,6 +370,25 @@ def _clicks(scene: _Scene, target: Target, way: Way, *, first: bool) -> Iterator
         found = simulate.error_clicks(scene.slices(scene.predicted(target)), truth)
     for click in found:
         yield Point(_voxel(scene.placement, click.x, click.y, click.slice), target, click.inside)
+
+
+def _keys(scene: _Scene, target: Target, count: int) -> Iterator[Prompt]:
+    slices = simulate.key_slices(scene.canonical[target], count)
+    kinds = scene.session.predictor.bundle.description.prompts.kinds
+    way: Way = "box" if set(_NEEDS["box"]) & set(kinds) else "click"
+    drawn: Iterator[Prompt] = (
+        _boxes(scene, target, way, 0.0) if way == "box" else _clicks(scene, target, way, first=True)
+    )
+    shown = np.flatnonzero(scene.canonical[target].any(axis=(1, 2))).tolist()
+    yield from (prompt for number, prompt in zip(shown, drawn, strict=True) if number in slices)
+
+
+def _carried(session: Session, target: Target) -> None:
+    """Propagates an object, unless its prompts show nothing to begin with."""
+    try:
+        session.propagate(target.label, instance=target.instance)
+    except InputError:
+        return
 
 
 def _boxes(scene: _Scene, target: Target, way: Way, share: float) -> Iterator[Box]:

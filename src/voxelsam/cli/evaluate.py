@@ -30,7 +30,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             "--way",
-            help="none, click, correct, volume, box, cuboid; repeatable. Default: what the model was trained for.",
+            help="none, click, correct, volume, keys, box, cuboid; repeatable. Default: what it was trained for.",
         ),
     ] = None,
     clicks: Annotated[int, typer.Option(help="Rounds of clicks; with --interactive.")] = 5,
