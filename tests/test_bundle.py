@@ -63,6 +63,11 @@ def test_it_gives_back_the_same_network(trained: Path) -> None:
     assert loaded.labels.names[0] == "spleen"
 
 
+def test_whoever_may_read_the_description_may_read_the_weights(copy: Path) -> None:
+    bundle.load(copy).save(copy)
+    assert len({path.stat().st_mode for path in copy.iterdir()}) == 1
+
+
 def test_save_and_load_undo_each_other(trained: Path, tmp_path: Path) -> None:
     loaded = bundle.load(trained / "best")
     loaded.save(tmp_path / "copy")

@@ -115,6 +115,7 @@ class Bundle:
             record = config.plain(self.description) | {"weights_sha256": _sha256(beside / WEIGHTS)}
             (beside / DESCRIPTION).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", "utf-8")
             (beside / CARD).write_text(card(self.description), "utf-8")
+            (beside / WEIGHTS).chmod((beside / CARD).stat().st_mode)  # safetensors writes for its owner alone
             _put(beside, folder)
         finally:
             shutil.rmtree(beside, ignore_errors=True)
