@@ -9,7 +9,8 @@ from torch import Tensor
 
 from voxelsam.nn.decoder import Scores
 from voxelsam.stacks.cut import StackBatch
-from voxelsam.train.prompting import Kind, PromptSection, Rows, ask
+from voxelsam.train import prompting
+from voxelsam.train.prompting import CONFIRMING, Kind, PromptSection, Rows, ask
 
 MASKS = (24, 32)
 """Size of mask prompts for pictures of 48 × 64 with patches of 8."""
@@ -139,15 +140,35 @@ def test_a_lone_picture_lends_its_own_mask_a_little_moved() -> None:
         assert (here & there).sum() / (here | there).sum() > 0.7
 
 
-def test_a_correction_starts_from_the_prompt_free_answer() -> None:
-    batch = scene()
+def answered(batch: StackBatch) -> Tensor:
+    """Logits of an answer that misses half of an object on one slice, and sees one on a slice that has none."""
     assert batch.target is not None
     before = torch.zeros(6, 3, 48, 64)
     before[:, 1] = torch.where(batch.target.flatten(0, 1) == 1, 3.0, -3.0)
-    before[0, 1, 10:20, 40:50] = -3.0  # half of the object is missing
-    before[2, 1, 30:40, 10:20] = 3.0  # a slice that does not show it
+    before[0, 1, 10:20, 40:50] = -3.0
+    before[2, 1, 30:40, 10:20] = 3.0
     before[:, 0] += 1.0
     before[:, 2] = torch.where(batch.target.flatten(0, 1) == 2, 3.0, -3.0)
+    return before
+
+
+def test_now_and_then_a_click_confirms_the_answer() -> None:
+    batch = scene()
+    before = answered(batch)
+    columns = []
+    for seed in range(60):
+        rows = asked("correction", seed, batch, before=before)
+        assert rows.prompts.point_labels[:, 0].tolist() == [1, 0]  # nothing is right on the second one's slice
+        columns.append(float(rows.prompts.points[0, 0, 0]))
+    confirming = sum(column < 40 for column in columns) / len(columns)
+    assert confirming == pytest.approx(CONFIRMING, abs=0.15)
+    assert confirming > 0
+
+
+def test_a_correction_starts_from_the_prompt_free_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompting, "CONFIRMING", 0.0)
+    batch = scene()
+    before = answered(batch)
     rows = asked("correction", batch=batch, before=before)
     assert rows.frames.tolist() == [0, 2]
     assert rows.classes.tolist() == [1, 1]

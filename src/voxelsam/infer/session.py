@@ -551,24 +551,22 @@ class Session:
                 )
 
     def _of_base(self, asked: Mapping[At, FramePrompts]) -> Iterator[tuple[At, Tensor]]:
-        """Logits of the prompt-free answer for objects whose first prompts on a slice correct it.
+        """Logits of the prompt-free answer for objects whose first prompts on a slice are clicks.
 
-        That is so where clicks contradict what the base shows, if the model has learnt corrections, and where all
-        clicks say where the object is not.
+        They correct it if the model has learnt corrections; and in any case where they only say where the object is
+        not.
         """
-        image, kinds = self._opened, self.predictor.bundle.description.prompts.kinds
-        clicked = {at: said for at, said in asked.items() if said.box is None and said.mask is None}
+        image, learnt = self._opened, "correction" in self.predictor.bundle.description.prompts.kinds
+        clicked = [
+            at
+            for at, said in asked.items()
+            if said.box is None and said.mask is None and (learnt or not said.inside.any())
+        ]
         for number in sorted({number for _, number in clicked}):
             logits = self.predictor.decode(image.embeddings([number])).logits
-            shown = prompted.ground(scores_to_slice(logits.softmax(1), image.frame)[0], ())
-            for at, said in clicked.items():
-                class_ = self._class_of(at[0])
-                x, y = image.frame.to_slice(said.points).round().astype(int).T
-                height, width = shown.shape
-                agree = (shown[y.clip(0, height - 1), x.clip(0, width - 1)] == class_) == said.inside
-                corrects = "correction" in kinds and not (agree.all() and "point" in kinds)
-                if at[1] == number and (corrects or not said.inside.any()):
-                    yield at, shrunk((logits[:, class_] - logits[:, 0]).cpu(), self.predictor.segmenter.mask_size)[0]
+            for at in (at for at in clicked if at[1] == number):
+                of_class = logits[:, self._class_of(at[0])] - logits[:, 0]
+                yield at, shrunk(of_class.cpu(), self.predictor.segmenter.mask_size)[0]
 
     def _question(self, at: At, said: FramePrompts, earlier: Tensor | None) -> Question:
         prompts = said if earlier is None else replace(said, mask=None)

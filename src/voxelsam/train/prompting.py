@@ -27,12 +27,17 @@ from voxelsam.stacks.cut import StackBatch
 
 Kind = Literal["point", "box", "cuboid", "mask", "correction"]
 """Clicks on every slice that shows the object; a rectangle per slice; one rectangle on every slice of the object's
-range; the mask of the neighbouring slice; the model's own prompt-free answer with a click on an error of it."""
+range; the mask of the neighbouring slice; the model's own prompt-free answer with a click on an error of it, now and
+then on what is right."""
 
 Masks = Bool[np.ndarray, "slices height width"]
 
 SHIFT = 0.03
 """A lone picture has no neighbour: its own mask, moved by up to this share of the picture, stands in."""
+
+
+CONFIRMING = 0.25
+"""Share of the clicks on a prompt-free answer that confirm it: a first click often lands where the answer is right."""
 
 
 @dataclass(frozen=True)
@@ -281,6 +286,9 @@ def _rows(
         case "correction":
             answer = known.answer(len(truth))
             for click in simulate.random_error_clicks(answer > 0, truth, rng):
+                right = truth[click.slice] & (answer[click.slice] > 0)
+                if right.any() and rng.random() < CONFIRMING:
+                    click = replace(simulate.random_points(right[None], 1, rng)[0], slice=click.slice)
                 sign = OBJECT if click.inside else BACKGROUND
                 yield _Row(click.slice, truth[click.slice], ((click.x, click.y),), sign, mask=answer[click.slice])
 
