@@ -118,6 +118,13 @@ def test_a_3d_box_is_one_rectangle_on_every_slice_of_its_range() -> None:
     assert not rows.truth[2].any()
 
 
+def test_a_loose_3d_box_reaches_slices_that_do_not_show_the_object() -> None:
+    extents = torch.full((2, 3, 6), float("nan"))
+    extents[1, 2] = torch.tensor([7.5, 4.5, 11.5, 39.5, 1.0, 1.0])
+    reached = {tuple(asked("cuboid", seed, scene(extents=extents), loose=1.0).frames.tolist()) for seed in range(12)}
+    assert reached == {(4,), (3, 4, 5)}
+
+
 def test_a_mask_prompt_is_that_of_a_neighbouring_slice() -> None:
     rows = asked("mask")
     assert rows.prompts.masks is not None

@@ -56,8 +56,8 @@ class PromptSection:
     jitter: float = 0.1
     """Each edge of a box is moved by noise whose deviation is this share of the box's side, at most 20 pixels (SAM)."""
     loose: float = 0.2
-    """Boxes are first made looser, every edge outwards by a share of the side that is drawn from 0 up to this; then
-    comes the noise. Who draws boxes by hand seldom draws them tight."""
+    """Boxes are first made looser, every edge outwards by a share of the side that is drawn from 0 up to this, 3D boxes
+    by as many slices too; then comes the noise. Who draws boxes by hand seldom draws them tight."""
     questions: int = 2
     """Questions that a step asks about the same features, each drawn anew: asking is cheap, encoding is not. Without
     prompts there is only one."""
@@ -276,7 +276,8 @@ def _rows(
         case "cuboid":
             if (cuboid := known.cuboid(truth)) is not None:
                 box = _drawn(cuboid.rectangle, settings, rng, size)
-                for slice_ in range(max(0, cuboid.first), min(len(truth) - 1, cuboid.last) + 1):
+                more = round(rng.uniform(0, settings.loose) * (cuboid.last - cuboid.first + 1))
+                for slice_ in range(max(0, cuboid.first - more), min(len(truth) - 1, cuboid.last + more) + 1):
                     yield _Row(slice_, truth[slice_], box=box)
         case "mask":
             for slice_ in shown:
