@@ -59,7 +59,7 @@ class PromptsLearnt:
     free: bool = True
     """Whether it answers without any prompt."""
     kinds: tuple[str, ...] = ()
-    """Kinds of prompts: point, box, cuboid (3D box), mask."""
+    """Kinds of prompts: point, box, cuboid (3D box), mask, correction."""
     quality: bool = False
     """Whether the quality head was trained, so that it may rank masks."""
     drawn: bool = False

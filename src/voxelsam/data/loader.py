@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from voxelsam.data.augment import Augment
 from voxelsam.data.cache import Prepared
+from voxelsam.prompts.simulate import tight_box
 from voxelsam.stacks.cut import StackBatch, cut, cut_labels
 from voxelsam.stacks.frame import labels_to_model
 from voxelsam.stacks.plan import StackPlan
@@ -115,10 +116,8 @@ class Shadow:
         """
         boxes = torch.full((len(planes), 6), math.nan)
         for class_, plane in enumerate(planes):
-            rows, columns = plane.any(1).nonzero(), plane.any(0).nonzero()
-            if len(rows):
-                edges = (columns[0] - 0.5, rows[0] - 0.5, columns[-1] + 0.5, rows[-1] + 0.5)
-                boxes[class_] = torch.cat((*edges, self.spans[class_] - start))
+            if (box := tight_box(plane.numpy() > 0)) is not None:
+                boxes[class_] = torch.tensor((*box, *(self.spans[class_] - start).tolist()))
         return boxes
 
 
