@@ -168,3 +168,20 @@ def test_the_record_of_a_case_is_plain_json(store: Store, dataset: Dataset) -> N
     store.open(dataset.train[0])
     record = json.loads(next(store.folder.glob("*/record.json")).read_text())
     assert record["scale"] == {"low": [-200.0], "high": [250.0], "scope": "volume"}
+
+
+def test_3d_boxes_are_those_of_the_whole_scan(cases: list[Prepared], dataset: Dataset) -> None:
+    assert dataset.labels is not None
+    stacks = Stacks(cases, PLAN, classes=dataset.labels.count)
+    number, start = stacks.stacks[4]
+    batch, label = stacks[0, 4], cases[number].label
+    assert batch.extents is not None
+    assert start > 0
+    for class_ in range(1, dataset.labels.count):
+        x0, y0, x1, y1, first, last = batch.extents[0, class_].tolist()
+        shown = np.flatnonzero((label == class_).any(axis=(0, 1)))
+        assert (first, last) == (shown[0] - start, shown[-1] - start)
+        columns, rows = np.nonzero((label == class_).any(axis=2))
+        corners = np.array([[columns.min(), rows.min()], [columns.max(), rows.max()]])
+        (left, top), (right, bottom) = batch.frames[0].to_model(corners)
+        assert (x0, y0, x1, y1) == pytest.approx((left, top, right, bottom), abs=1.5)
