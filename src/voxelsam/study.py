@@ -38,7 +38,7 @@ from voxelsam.files import write_text
 from voxelsam.formats import read_channels, read_labels
 from voxelsam.infer.predictor import Predictor
 from voxelsam.infer.session import Session
-from voxelsam.layouts import Case
+from voxelsam.layouts import Case, read_label
 from voxelsam.prompts import simulate
 from voxelsam.prompts.prompt import Box, Point, Prompt, Target, Vector
 from voxelsam.space import Placement
@@ -290,11 +290,9 @@ def _case(predictor: Predictor, case: Case, plan: StudyPlan, folder: Path | None
 
 
 def _scene(predictor: Predictor, case: Case, plan: StudyPlan) -> _Scene:
-    if case.label is None:
-        raise InputError(f"case {case.id} has no mask", code="SET-01")
     labels = predictor.bundle.labels
     volume = read_channels(case.images, len(predictor.bundle.description.channels))
-    truth = read_labels(case.label, labels)
+    truth = read_label(case, labels)
     check_pair(volume, truth)
     session = predictor.open(volume, base="free" if predictor.prompt_free else "background")
     if plan.per == "instance":

@@ -1,8 +1,10 @@
 """What every layout owes: a fabricated miniature yields cases that can be used.
 
-A new layout brings its miniature here; without one its tests fail.
+A new layout brings its miniature, ``miniatures/<layout>.py`` with ``make(root)`` (which may return the path to open,
+where that is not the root itself); without one its tests fail.
 """
 
+import importlib.util
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 
 from voxelsam import plugins
-from voxelsam.formats import read_channels, read_labels, write_labels, write_volume
-from voxelsam.layouts import Dataset, Split, open_dataset
+from voxelsam.formats import read_channels, write_labels, write_volume
+from voxelsam.layouts import Dataset, Split, open_dataset, read_label, recognising
 from voxelsam.space.grid import Grid
 from voxelsam.volumes import LabelMap, Labels, Volume, check_pair
 
@@ -88,37 +90,48 @@ pytestmark = pytest.mark.parametrize("layout", plugins.names("layouts"))
 
 @pytest.fixture
 def dataset(layout: str, tmp_path: Path) -> Dataset:
-    assert layout in MINIATURES, f"the layout {layout!r} has no miniature in this file yet"
     root = tmp_path / "miniature"
     root.mkdir()
-    MINIATURES[layout](root)
-    return open_dataset(root)
+    return open_dataset(_make(layout)(root) or root)
+
+
+def _make(layout: str) -> Callable[[Path], Path | None]:
+    if layout in MINIATURES:
+        return MINIATURES[layout]
+    file = Path(__file__).with_name("miniatures") / f"{layout}.py"
+    assert file.is_file(), f"the layout {layout!r} has no miniature yet: write {file}"
+    spec = importlib.util.spec_from_file_location(f"miniature_{layout}", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make: Callable[[Path], Path | None] = module.make
+    return make
 
 
 def test_it_is_recognised_by_its_own_layout_only(dataset: Dataset, layout: str) -> None:
     assert dataset.layout == layout
-    assert [name for name in plugins.names("layouts") if plugins.load("layouts", name).recognises(dataset.root)] == [
-        layout
-    ]
+    assert recognising(dataset.root) == [layout]
 
 
 def test_ids_are_unique_and_all_there(dataset: Dataset, layout: str) -> None:
-    assert sorted(case.id for case in (*dataset.train, *dataset.test)) == list(NAMES)
+    ids = [case.id for case in (*dataset.train, *dataset.test)]
+    assert len(ids) == len(set(ids)) >= 3
     assert all(case.group and case.label is not None for case in dataset.train)
 
 
 def test_grids_of_image_and_label_agree(dataset: Dataset, layout: str) -> None:
     for case in dataset.train:
         image = read_channels(case.images, len(dataset.channels))
-        check_pair(image, read_labels(case.label))
+        check_pair(image, read_label(case, dataset.labels))
         assert image.channels == len(dataset.channels)
 
 
 def test_labels_cover_what_is_in_the_files(dataset: Dataset, layout: str) -> None:
     found = set()
     for case in dataset.train:
-        found |= set(np.unique(read_labels(case.label, dataset.labels).data))
-    assert found == set(dataset.labels.values.values()) == {0, 1, 4}
+        found |= set(np.unique(read_label(case, dataset.labels).data))
+    assert found == set(dataset.labels.values.values())
 
 
 def test_splits_name_cases_that_exist(dataset: Dataset, layout: str) -> None:

@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Integer, Shaped, UInt8
 
 from voxelsam import config
-from voxelsam.errors import InputError, LabelError
-from voxelsam.formats import read_channels, read_labels, read_numbers
-from voxelsam.layouts import Case
+from voxelsam.errors import LabelError
+from voxelsam.formats import read_channels, read_numbers
+from voxelsam.layouts import Case, read_label
 from voxelsam.stacks.intensity import Intensity, Scale
 from voxelsam.stacks.plan import StackPlan
 from voxelsam.types import LabelArray
@@ -115,6 +115,7 @@ class Store:
             [self.plan.plane, self.plan.spacing],
             config.plain(self.intensity),
             self.labels.to_json(),
+            None if case.encoding is None else repr(case.encoding),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
@@ -130,10 +131,8 @@ def read_case(case: Case, labels: Labels, channels: int) -> tuple[Volume, LabelM
     Raises:
         InputError: there is no label, a file cannot be read, or the files do not belong together.
     """
-    if case.label is None:
-        raise InputError(f"case {case.id} has no label", code="SET-01")
+    label_map = read_label(case, labels)
     volume = read_channels(case.images, channels)
-    label_map = read_labels(case.label, labels)
     check_pair(volume, label_map)
     return volume, label_map, None if case.instances is None else _instances(case.instances, label_map)
 

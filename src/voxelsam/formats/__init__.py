@@ -13,10 +13,12 @@ import numpy as np
 from einops import rearrange
 
 from voxelsam import plugins
-from voxelsam.errors import FormatError, InputError, OutputError
+from voxelsam.errors import FormatError, InputError, LabelError, OutputError
 from voxelsam.formats._files import first_bytes, head_of
+from voxelsam.formats._values import named
 from voxelsam.space.grid import Grid
 from voxelsam.volumes import LabelMap, Labels, Source, Volume, check_grids
+from voxelsam.volumes.labels import Encoding, colours_to_labels
 
 __all__ = [
     "Format",
@@ -48,7 +50,7 @@ class Format(Protocol):
     """Endings that files of the family have, for finding them in folders; content decides what they are."""
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether a file whose first bytes are ``head`` is of this family."""
+        """Whether a file whose first bytes are ``head`` is of this family; a folder has no first bytes."""
         ...
 
     def frames(self, path: Path) -> int:
@@ -195,18 +197,30 @@ def read_numbers(path: str | Path) -> Volume:
     return _reader(Path(path)).read_numbers(Path(path))
 
 
-def read_labels(path: str | Path, labels: Labels | None = None) -> LabelMap:
+def read_labels(path: str | Path, labels: Labels | None = None, encoding: Encoding | None = None) -> LabelMap:
     """A label map, whatever its format.
 
     Args:
         path: The file.
         labels: Table that the values must be in; None makes one from the values found (``label_3`` for 3).
+        encoding: What the file's numbers or colours stand for; None: its numbers are the values.
 
     Raises:
         FormatError, GeometryError, InputError: as ``read``.
         LabelError: LAB-01, values that are no integers; LAB-02, values outside the table.
     """
-    return _reader(Path(path)).read_labels(Path(path), labels)
+    file = Path(path)
+    if encoding is None:
+        return _reader(file).read_labels(file, labels)
+    if encoding.colours is None:
+        numbers = read_numbers(file)
+        values = encoding.decode(numbers.data, str(path))
+    else:
+        numbers = read(file)
+        if numbers.channels != 3 or numbers.data.dtype != np.uint8:
+            raise LabelError(f"{path}: expected a mask in colours of 8 bits, but it is grey or deeper", code="LAB-01")
+        values = colours_to_labels(rearrange(numbers.data, "c i j k -> i j k c"), encoding.colours)[None]
+    return named(file, Volume(values, numbers.grid, "UNKNOWN", numbers.source), labels)
 
 
 def write_labels(path: str | Path, label_map: LabelMap, like: Volume | None = None) -> None:
@@ -266,11 +280,13 @@ def _modules() -> tuple[tuple[str, Format], ...]:
 
 
 def _reader(path: Path) -> Format:
-    head = head_of(path)
+    head = b"" if path.is_dir() else head_of(path)
     for _, module in _modules():
         if module.recognises(path, head):
             return module
     known = ", ".join(name for name, _ in _modules())
+    if path.is_dir():
+        raise FormatError(f"{path}: a folder that is no image by itself; can read: {known}", code="SET-03")
     raise FormatError(
         f"{path}: no known format ({path.stat().st_size} bytes, begins with {first_bytes(head)}); can read: {known}",
         code="SET-03",

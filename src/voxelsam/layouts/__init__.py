@@ -8,12 +8,13 @@ how many channels there are.
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
-from voxelsam import plugins
+from voxelsam import formats, plugins
 from voxelsam.errors import InputError
 from voxelsam.layouts._dataset import Case, Dataset, Split
 from voxelsam.layouts._split import default_split
+from voxelsam.volumes import LabelMap, Labels
 
-__all__ = ["Case", "Dataset", "Layout", "Split", "default_split", "open_dataset"]
+__all__ = ["Case", "Dataset", "Layout", "Split", "default_split", "open_dataset", "read_label"]
 
 
 @runtime_checkable
@@ -21,7 +22,8 @@ class Layout(Protocol):
     """What a layout module offers."""
 
     EXPECTS: str
-    """The structure in one line, for messages."""
+    """The structure in one line, for messages. A module whose folders also look like those of more general layouts names
+    these in ``SPECIALISES``, a tuple, and goes before them."""
 
     def recognises(self, root: Path) -> bool:
         """Whether a folder (or file) looks like this layout, be it complete or not."""
@@ -30,6 +32,34 @@ class Layout(Protocol):
     def read(self, root: Path) -> Dataset:
         """The data set; all that is wrong with it is told in one InputError."""
         ...
+
+
+@runtime_checkable
+class LabelReader(Protocol):
+    """What a layout offers besides, if its labels are not images but contours, say."""
+
+    def read_label(self, case: Case, labels: Labels) -> LabelMap:
+        """The label map of one of its cases, on the voxels of the image."""
+        ...
+
+
+def read_label(case: Case, labels: Labels | None = None) -> LabelMap:
+    """The label map of a case.
+
+    Args:
+        case: the files.
+        labels: Table that the values must be in; None makes one from the values found.
+
+    Raises:
+        InputError: SET-01, the case has no label; else as ``formats.read_labels``.
+    """
+    if case.label is None:
+        raise InputError(f"case {case.id} has no label", code="SET-01")
+    if case.reader:
+        if labels is None:
+            raise InputError(f"case {case.id}: its label can only be read with the data set's label table")
+        return cast("LabelReader", plugins.load("layouts", case.reader)).read_label(case, labels)
+    return formats.read_labels(case.label, labels, case.encoding)
 
 
 def open_dataset(root: str | Path, layout: str | None = None) -> Dataset:
@@ -47,13 +77,24 @@ def open_dataset(root: str | Path, layout: str | None = None) -> Dataset:
     path = Path(root)
     if not path.exists():
         raise InputError(f"{path}: no such folder; check the path", code="SET-01")
-    modules = {name: cast("Layout", plugins.load("layouts", name)) for name in plugins.names("layouts")}
+    modules = _modules()
     if layout is not None:
         return cast("Layout", plugins.load("layouts", layout)).read(path)
-    found = [name for name, module in modules.items() if module.recognises(path)]
+    found = recognising(path)
     if len(found) == 1:
         return modules[found[0]].read(path)
     listed = "\n".join(f"  {name}: {modules[name].EXPECTS}" for name in found or modules)
     if found:
         raise InputError(f"{path}: looks like several layouts; name the one that is meant:\n{listed}")
     raise InputError(f"{path}: no known layout; expected one of\n{listed}")
+
+
+def recognising(root: Path) -> list[str]:
+    """Names of the layouts that a folder (or file) looks like; the special ones where a general one fits as well."""
+    found = {name: module for name, module in _modules().items() if module.recognises(root)}
+    general = {name for module in found.values() for name in getattr(module, "SPECIALISES", ())}
+    return [name for name in found if name not in general]
+
+
+def _modules() -> dict[str, Layout]:
+    return {name: cast("Layout", plugins.load("layouts", name)) for name in plugins.names("layouts")}

@@ -14,6 +14,7 @@ from voxelsam import formats
 from voxelsam.errors import InputError, LabelError
 from voxelsam.formats import picture
 from voxelsam.volumes import Kind, Labels
+from voxelsam.volumes.labels import Encoding
 
 _MR = {
     "mr", "mri", "mrt", "t1", "t1w", "t1c", "t1ce", "t1gd", "t1n", "t2", "t2w", "t2s", "t2star", "t2f", "flair",
@@ -38,6 +39,12 @@ class Case:
     """What must not be on both sides of a split, as a rule the patient; the id if not given."""
     instances: Path | None = None
     """A map on the voxels of the label that numbers single objects from 1, if the data set has one."""
+    encoding: Encoding | None = None
+    """What the numbers or colours of the label file stand for; None: its numbers are the values of the table."""
+    reader: str = ""
+    """The layout whose ``read_label`` reads the label; empty where it is an image file of a known format."""
+    unlabelled: tuple[str, ...] = ()
+    """Structures of the table that nobody looked for in this case: their voxels are drawn as background."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
@@ -67,6 +74,8 @@ class Dataset:
     """Cases with a label, those for validation included."""
     test: tuple[Case, ...]
     splits: tuple[Split, ...] = ()
+    window: tuple[float, float] | None = None
+    """Intensities (HU in CT) from black to white of the data set's published protocol, if it states them."""
 
     def split(self, fold: int) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
         """Cases to train on and to validate on.

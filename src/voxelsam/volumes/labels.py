@@ -217,6 +217,52 @@ class Labels:
         return ", ".join(known[:20]) + (f" and {len(known) - 20} more" if len(known) > 20 else "")
 
 
+@dataclass(frozen=True)
+class Encoding:
+    """How label files say what they say, where their numbers are not the values of the table.
+
+    Raises:
+        LabelError: numbers and colours are both given, or neither.
+    """
+
+    values: Mapping[int, int] | None = None
+    """Value of the table for every number that a file may hold."""
+    colours: Mapping[tuple[int, int, int], int] | None = None
+    """Value of the table for every colour (red, green, blue) that a file may hold."""
+
+    def __post_init__(self) -> None:
+        if (self.values is None) == (self.colours is None):
+            raise LabelError("a label encoding gives values to numbers or to colours, one of the two")
+
+    def decode(self, numbers: Integer[np.ndarray, "..."], where: str = "the label array") -> np.ndarray[Any, Any]:
+        """Numbers of a file as values of the table.
+
+        Args:
+            numbers: what the file holds; the encoding must be one of numbers.
+            where: What the message calls the array, e.g. its file.
+
+        Returns:
+            uint16 array of the same shape.
+
+        Raises:
+            LabelError: LAB-02, numbers without a value, each with its number of voxels.
+        """
+        table = self.values or {}
+        found = count_values(numbers)
+        if strange := {number: count for number, count in found.items() if number not in table}:
+            listed = ", ".join(f"{number} ({count} voxels)" for number, count in list(strange.items())[:20])
+            raise LabelError(
+                f"{where} should hold the numbers {', '.join(map(str, table))}, but also holds {listed}; correct the "
+                "file, or say what they stand for",
+                code="LAB-02",
+            )
+        values = np.zeros(numbers.shape, np.uint16)
+        for number in found:
+            if table[number]:
+                values[numbers == number] = table[number]
+        return values
+
+
 def count_values(array: Integer[np.ndarray, "..."]) -> dict[int, int]:
     """Number of voxels of each value in an array of integers, in the order of the values."""
     flat = array.ravel(order="K")
