@@ -19,11 +19,14 @@ __all__ = ["Case", "Dataset", "Layout", "Split", "default_split", "open_dataset"
 
 @runtime_checkable
 class Layout(Protocol):
-    """What a layout module offers."""
+    """What a layout module offers.
+
+    A module whose folders also look like those of more general layouts names these in ``SPECIALISES``, a tuple, and
+    goes before them.
+    """
 
     EXPECTS: str
-    """The structure in one line, for messages. A module whose folders also look like those of more general layouts names
-    these in ``SPECIALISES``, a tuple, and goes before them."""
+    """The structure in one line, for messages."""
 
     def recognises(self, root: Path) -> bool:
         """Whether a folder (or file) looks like this layout, be it complete or not."""
