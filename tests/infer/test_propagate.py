@@ -6,7 +6,7 @@ import torch
 
 from voxelsam.errors import ConfigError
 from voxelsam.infer.prompted import Answer, Patch
-from voxelsam.infer.propagate import Cue, Direction, Stop, cue, routes, sweep
+from voxelsam.infer.propagate import Cue, Direction, Stop, cue, prior_share, routes, sweep
 from voxelsam.prompts.place import FramePrompts
 from voxelsam.stacks.frame import FrameMap
 
@@ -27,8 +27,9 @@ class Shrinking:
         self.told: list[tuple[int, FramePrompts, torch.Tensor | None]] = []
         self.quality = quality
 
-    def __call__(self, number: int, prompts: FramePrompts, earlier: torch.Tensor | None) -> Answer:
+    def __call__(self, number: int, prompts: FramePrompts, earlier: torch.Tensor | None, distance: int) -> Answer:
         self.told.append((number, prompts, earlier))
+        assert distance == len(self.told)
         away = abs(number - 10)
         return answer(max(6 - away, 0), self.quality**away)
 
@@ -137,6 +138,14 @@ def test_a_route_has_a_limit() -> None:
 def test_rules_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         Stop(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_prompt_free_answer_counts_more_with_every_slice() -> None:
+    shares = [prior_share(distance, 4.0) for distance in range(9)]
+    assert shares[0] == 0
+    assert shares[4] == pytest.approx(0.5)
+    assert shares == sorted(shares)
+    assert shares[8] == pytest.approx(0.75)
 
 
 def test_a_cue_of_nothing_is_empty() -> None:

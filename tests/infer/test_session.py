@@ -451,6 +451,72 @@ def test_a_prompt_on_a_reached_slice_is_a_new_start(promptable: Predictor, volum
     assert not labels(session)[6, 9, 4]
 
 
+def test_in_a_3d_box_the_prompt_free_answer_counts_too_and_never_outside(
+    promptable: Predictor, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts find nothing here, the prompt-free answer everything; only over the base ``free`` is it asked."""
+
+    def decode(_: Segmenter, features: torch.Tensor, prompts: PromptBatch | None = None) -> Scores:
+        z = torch.full(features.shape[:1] + features.shape[-2:], 6.0 if prompts is None else -2.0)
+        return Scores(torch.stack([torch.zeros_like(z), *[z] * 4], 1), None)
+
+    monkeypatch.setattr(Segmenter, "encode", lambda _, images: images.flatten(0, 1)[:, :1])
+    monkeypatch.setattr(Segmenter, "decode", decode)
+    for base, expected in (("free", 1.0), ("background", 0.0)):
+        session = promptable.open(volume, base=base)  # type: ignore[arg-type]
+        session.add_bbox_interaction((4, 7, 1), (16, 21, 6), "spleen")
+        found = labels(session) == 1
+        assert found[5:15, 8:20, 1:6].mean() == expected
+        if base == "free":
+            assert not found[:3, :, 1:6].any()
+            assert not found[:, 23:, 1:6].any()
+
+
+def test_far_from_its_start_a_carried_mask_yields_to_the_prompt_free_answer(
+    promptable: Predictor, volume: Volume, bright: Bright
+) -> None:
+    def small() -> Session:
+        session = promptable.open(volume, base="free")
+        mask = np.zeros(SHAPE, bool)
+        mask[5:10, 8:14, 1] = True
+        session.add_initial_seg(mask, "spleen")
+        return session
+
+    carried, faded = small(), small()
+    carried.propagate("spleen", fade=None, cues=("mask",))
+    faded.propagate("spleen", fade=0.5, cues=("mask",))
+    truth = volume.data[0, :, :, 4] > 150
+    assert (labels(faded)[:, :, 4] == 1).sum() > 0.7 * truth.sum()
+    assert (labels(carried)[:, :, 4] == 1).sum() < 0.5 * truth.sum()
+
+
+def test_over_an_empty_base_it_does_not(promptable: Predictor, volume: Volume, bright: Bright) -> None:
+    found = []
+    for fade in (None, 0.5):
+        session = promptable.open(volume)
+        mask = np.zeros(SHAPE, bool)
+        mask[8:10, 12:14, 1] = True
+        session.add_initial_seg(mask, "spleen")
+        session.propagate("spleen", fade=fade, cues=("mask",))
+        found.append(labels(session))
+    assert np.array_equal(*found)
+
+
+def test_nor_where_several_objects_of_a_structure_are_prompted(
+    promptable: Predictor, volume: Volume, bright: Bright
+) -> None:
+    found = []
+    for fade in (None, 0.5):
+        session = promptable.open(volume, base="free")
+        for instance, place in ((1, slice(6, 8)), (2, slice(12, 14))):
+            mask = np.zeros(SHAPE, bool)
+            mask[place, 12:14, 1] = True
+            session.add_initial_seg(mask, "spleen", instance=instance)
+        session.propagate("spleen", fade=fade, cues=("mask",))
+        found.append(labels(session))
+    assert np.array_equal(*found)
+
+
 def test_an_interrupted_propagation_does_no_harm(promptable: Predictor, volume: Volume, bright: Bright) -> None:
     session = promptable.open(volume)
     session.add_bbox_interaction((4, 7, 3), (16, 21, 4), "spleen")
@@ -581,6 +647,7 @@ REFUSED: dict[str, tuple[Callable[[Session], object], type[Exception], str]] = {
     "number 0": (lambda s: s.remove(0), InputError, "0"),
     "nothing to propagate": (lambda s: s.propagate("liver"), InputError, "prompt it on a slice first"),
     "propagation of what is unknown": (lambda s: s.propagate("tail"), InputError, "tail"),
+    "no fading": (lambda s: s.propagate("spleen", fade=0), ConfigError, "fade"),
     "no cue": (lambda s: s.propagate("spleen", cues=()), ConfigError, "cues"),
     "an unknown cue": (lambda s: s.propagate("spleen", cues=("guess",)), ConfigError, "guess"),  # type: ignore[arg-type]
 }

@@ -76,6 +76,16 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False)
+class Prior:
+    """What the model says about the object without prompts, and how much that counts."""
+
+    logits: Float[Tensor, "height width"]
+    """z as the decoder gives it."""
+    share: float
+    """From 0, not at all, to 1, alone."""
+
+
+@dataclass(frozen=True, eq=False)
 class Question:
     """One object on one slice, as it goes into the model."""
 
@@ -84,6 +94,8 @@ class Question:
     prompts: FramePrompts
     earlier: Float[Tensor, "h w"] | None = None
     """Logits of an earlier answer, which go in as mask prompt in place of a drawn mask."""
+    prior: Prior | None = None
+    """What is mixed into the logits of the answer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,6 +203,9 @@ def _pass(
     scores = decode(features, prompts)
     rows, classes = torch.arange(len(questions)), torch.tensor([question.class_ for question in questions])
     logits = (scores.logits[rows, classes] - scores.logits[:, 0]).cpu()
+    for row, question in enumerate(questions):
+        if question.prior is not None:
+            logits[row] = logits[row].lerp(question.prior.logits.to(logits), question.prior.share)
     quality = None if scores.quality is None else scores.quality[rows, classes].tolist()
     small = shrunk(logits, masks)
     pixels = scores_to_slice(logits.sigmoid()[:, None], frame)[:, 0].numpy(force=True)

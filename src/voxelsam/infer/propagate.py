@@ -24,8 +24,17 @@ Direction = Literal["both", "up", "down"]
 Cue = Literal["mask", "box", "click"]
 """What the next slice is told of a mask: its logits · its tight box · its deepest point."""
 
-Ask = Callable[[int, FramePrompts, Float[Tensor, "h w"] | None], Answer]
-"""Slice, prompts and earlier logits to the answer."""
+Ask = Callable[[int, FramePrompts, Float[Tensor, "h w"] | None, int], Answer]
+"""Slice, prompts, earlier logits, and slices from the starting point, to the answer."""
+
+
+FADE = 4.0
+"""Slices from the starting point after which the carried mask and the prompt-free answer count the same."""
+
+
+def prior_share(distance: int, fade: float) -> float:
+    """How much the prompt-free answer counts on a slice: nothing on the starting one, one half at ``fade`` slices."""
+    return float(1 - 0.5 ** (distance / fade))
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,8 @@ def sweep(
         stop: when the object has ended.
     """
     before = start
-    for number in route:
-        answer = ask(number, cue(before, frame, cues), before.logits if "mask" in cues else None)
+    for distance, number in enumerate(route, 1):
+        answer = ask(number, cue(before, frame, cues), before.logits if "mask" in cues else None, distance)
         if stop.after(answer, start.patch.area):
             return
         yield number, answer

@@ -27,7 +27,7 @@ from voxelsam.infer import prompted, propagate
 from voxelsam.infer.embeddings import DISK, MEMORY, Embeddings, Store, key
 from voxelsam.infer.prediction import Prediction, Progress
 from voxelsam.infer.prompted import Answer, Claim, Overlap, Question
-from voxelsam.infer.propagate import Cue, Direction, Stop
+from voxelsam.infer.propagate import FADE, Cue, Direction, Stop
 from voxelsam.nn.drawing import SURE
 from voxelsam.prompts import file
 from voxelsam.prompts.place import FramePrompts, Placed, place, shrunk
@@ -53,6 +53,9 @@ where the base has it. On the slices that a box covers the model is free; its ma
 STEPS = 100
 """Steps that can be undone."""
 
+BOX_SHARE = 0.5
+"""How much the prompt-free answer counts on the slices of a 3D box, which fits few of them closely."""
+
 At = tuple[Target, int]
 """One object on one slice."""
 
@@ -72,6 +75,7 @@ class _Sweep:
     direction: Direction
     cues: tuple[Cue, ...]
     stop: Stop
+    fade: float | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,6 +313,7 @@ class Session:
         instance: int = 1,
         stop: Stop | None = None,
         cues: Sequence[Cue] | None = None,
+        fade: float | None = FADE,
         progress: Progress | None = None,
     ) -> int:
         """Carries an object from the slices that were prompted to their neighbours, and on, until it ends.
@@ -323,6 +328,9 @@ class Session:
             stop: when the object has ended; None: a twentieth of the starting area.
             cues: what a slice is told of the one before; None: of its mask and its box what the model was trained
                 with, else its deepest point.
+            fade: over the base ``free``, slices from the starting point after which the model's prompt-free answer
+                counts as much as the carried mask, so that an error is not carried on for ever; None: it never counts.
+                Where several objects of a structure are prompted it never does, as it does not tell them apart.
             progress: told after every slice: (slices done, slices that can be reached).
 
         Returns:
@@ -330,9 +338,11 @@ class Session:
 
         Raises:
             InputError: no volume is open, or no prompted slice shows the object.
-            ConfigError: the model was not trained with such prompts.
+            ConfigError: the model was not trained with such prompts, or ``fade`` is not above 0.
         """
-        sweep = _Sweep(Target(label, instance), direction, self._cues(cues), stop or Stop())
+        if fade is not None and not fade > 0:
+            raise ConfigError(f"fade: a number of slices above 0, not {fade}")
+        sweep = _Sweep(Target(label, instance), direction, self._cues(cues), stop or Stop(), fade)
         state = self._played(self._state, sweep, progress)
         self._do(state)
         return sum(target == sweep.target and not answer.asked for (target, _), answer in state.answers.items())
@@ -396,7 +406,9 @@ class Session:
         """
         values = self.labels.from_classes(self._opened.placement.restore(self._composed(progress)[0]))
         volume = self.volume
-        return Prediction(LabelMap(values, volume.grid, self.labels, volume.source), volume)
+        return Prediction(
+            LabelMap(values, volume.grid, self.labels, volume.source, self.predictor.bundle.author), volume
+        )
 
     def instances(self) -> Integer[np.ndarray, "i j k"]:
         """For each voxel of a prompted object its number within its structure; 0 elsewhere.
@@ -468,6 +480,8 @@ class Session:
         if self.base == "free":
             earlier |= self._of_base({at: prompts for at, prompts in asked.items() if at not in found})
         questions = {at: self._question(at, prompts, earlier.get(at)) for at, prompts in asked.items()}
+        for at in self._boxed(state, step, placed, asked, earlier):
+            questions[at] = replace(questions[at], prior=self._prior(at[1], at[0], BOX_SHARE, asked[at].box))
         answers = self._answers(list(questions.values()), progress)
         found.update(zip(questions, answers, strict=True))
         spans = dict(state.spans)
@@ -488,9 +502,13 @@ class Session:
         found = {at: answer for at, answer in state.answers.items() if at[0] != target or at[1] not in cleared}
         total, done = len(cleared), 0
 
-        def ask(number: int, prompts: FramePrompts, earlier: Tensor | None) -> Answer:
-            class_ = self._class_of(target)
-            return replace(self._answers([Question(number, class_, prompts, earlier)])[0], asked=False)
+        alone = all(one.instance == target.instance for one, _ in state.answers if one.label == target.label)
+        fade = step.fade if self.base == "free" and alone else None
+
+        def ask(number: int, prompts: FramePrompts, earlier: Tensor | None, distance: int) -> Answer:
+            prior = None if fade is None else self._prior(number, target, propagate.prior_share(distance, fade))
+            question = Question(number, self._class_of(target), prompts, earlier, prior)
+            return replace(self._answers([question])[0], asked=False)
 
         for start, route in routes:
             begin = state.answers[target, start]
@@ -502,6 +520,43 @@ class Session:
             if progress:
                 progress(done, total)
         return replace(state, steps=(*state.steps, step), answers=found)
+
+    def _boxed(
+        self,
+        state: _State,
+        step: _Round,
+        placed: Placed,
+        asked: Mapping[At, FramePrompts],
+        earlier: Mapping[At, Tensor],
+    ) -> list[At]:
+        """Slices of 3D boxes on which the prompt-free answer counts as well.
+
+        That is over the base ``free``, where nothing else was said about an object and it is the only one of its
+        structure.
+        """
+        if self.base != "free":
+            return []
+        targets = {*(target for target, _ in state.answers), *placed.frames}
+        alone = {target for target in targets if sum(other.label == target.label for other in targets) == 1}
+        return [
+            at
+            for at, said in asked.items()
+            if at[0] in placed.spans and at[0] in alone and at not in earlier and not len(said.points)
+        ]
+
+    def _prior(
+        self, number: int, target: Target, share: float, box: tuple[float, float, float, float] | None = None
+    ) -> prompted.Prior:
+        """The prompt-free answer about an object on a slice, and no object outside of a box in model pixels."""
+        logits = self.predictor.decode(self._opened.embeddings([number])).logits[0]
+        of_class = logits[self._class_of(target)] - logits[0]
+        if box is not None:
+            (height, width), (rows, columns) = of_class.shape, self.predictor.plan.size
+            y = (torch.arange(height, device=of_class.device) + 0.5) * rows / height
+            x = (torch.arange(width, device=of_class.device) + 0.5) * columns / width
+            inside = ((box[1] <= y) & (y <= box[3]))[:, None] & ((box[0] <= x) & (x <= box[2]))
+            of_class = torch.where(inside, of_class, of_class.clamp(max=-SURE))
+        return prompted.Prior(of_class, share)
 
     def _starts(self, state: _State, target: Target) -> set[int]:
         """Slices on which the user's prompts show an object."""
