@@ -6,37 +6,15 @@ whose finding leaves nothing to work with (a file that cannot be read) cannot be
 """
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
+from voxelsam.catalogue import CATALOGUE, Check, Severity
 from voxelsam.errors import ConfigError, InputError, InputWarning
 
-Severity = Literal["error", "warning"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """What one code stands for."""
-
-    code: str
-    """Stable name, ``GEO-02``."""
-    title: str
-    """What is looked at, in a few words."""
-    severity: Severity
-    """The worst that it can be."""
-    acceptable: bool
-    """Whether work can go on when its error is accepted."""
-    cause: str
-    """One line: what was found."""
-    fix: str
-    """One line: what to do."""
-    why: str
-    """What goes wrong where nobody looks."""
-    example: str
-    """A file, a header or a number that shows it."""
+__all__ = ["CATALOGUE", "Check", "Finding", "Severity", "Watch", "accepted", "notice", "refuse", "settle", "watching"]
 
 
 @dataclass(frozen=True)
@@ -58,18 +36,17 @@ class Watch:
     findings: list[Finding] = field(default_factory=list)
 
 
-CATALOGUE: dict[str, Check] = {}
-
 _watch: ContextVar[Watch | None] = ContextVar("voxelsam_watch", default=None)
 
 
 @contextmanager
-def watching(accept: Collection[str] = ()) -> Iterator[Watch]:
+def watching(accept: Collection[str] = (), where: str = "") -> Iterator[Watch]:
     """Collects what checks find inside the block.
 
     Args:
         accept: codes whose errors become warnings, and whose warnings are not shown; those that an outer block
             accepts stay accepted.
+        where: case that findings without a place of their own belong to.
 
     Raises:
         ConfigError: a code is unknown, or its error leaves nothing to work with.
@@ -86,6 +63,7 @@ def watching(accept: Collection[str] = ()) -> Iterator[Watch]:
         yield watch
     finally:
         _watch.reset(token)
+        watch.findings[:] = [replace(finding, where=finding.where or where) for finding in watch.findings]
         if outer is not None:
             outer.findings.extend(watch.findings)
 
@@ -109,3 +87,57 @@ def notice(code: str, message: str, *, stacklevel: int = 2) -> None:
         watch.findings.append(Finding(code, "warning", message))
     if watch is None or code not in watch.accepted:
         warnings.warn(f"{code}: {message}", InputWarning, stacklevel=stacklevel + 1)
+
+
+def accepted(code: str) -> bool:
+    """Whether the user takes responsibility for what that check finds."""
+    watch = _watch.get()
+    return watch is not None and code in watch.accepted
+
+
+def stops(finding: Finding) -> bool:
+    """Whether a finding is an error that is not accepted."""
+    return finding.severity == "error" and not (accepted(finding.code) and CATALOGUE[finding.code].acceptable)
+
+
+def settle(findings: Iterable[Finding], kind: type[InputError] = InputError, *, stacklevel: int = 2) -> None:
+    """Says what was found, as ``refuse`` and ``notice`` do: one warning per code, all errors in one exception.
+
+    Errors of checks that cannot be accepted stop in any case.
+
+    Args:
+        findings: for example of ``examine``.
+        kind: of the exception.
+        stacklevel: of the warnings: 1 is this function's caller, 2 the caller's caller.
+
+    Raises:
+        InputError: of that kind, with the code of the first error that is not accepted.
+    """
+    errors: list[Finding] = []
+    told: dict[str, list[Finding]] = {}
+    for finding in findings:
+        if finding.severity == "warning":
+            told.setdefault(finding.code, []).append(finding)
+        elif stops(finding):
+            errors.append(finding)
+        else:
+            refuse(finding.code, finding.message, kind)
+    for code, alike in told.items():
+        _tell(code, alike, stacklevel + 1)
+    if len(errors) == 1:
+        raise kind(errors[0].message, code=errors[0].code)
+    if errors:
+        listed = "\n".join(f"  {error.code}: {error.message}" for error in errors)
+        raise kind(f"checks found {len(errors)} errors:\n{listed}", code=errors[0].code)
+
+
+def _tell(code: str, alike: Sequence[Finding], stacklevel: int) -> None:
+    """Keeps warnings of one code, and shows the first of them with the number of the others."""
+    watch = _watch.get()
+    if watch is not None:
+        watch.findings.extend(alike)
+    if watch is None or code not in watch.accepted:
+        others = [finding.where for finding in alike[1:]]
+        listed = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
+        more = f" (and {len(others)} more: {listed})" if others else ""
+        warnings.warn(f"{code}: {alike[0].message}{more}", InputWarning, stacklevel=stacklevel + 1)

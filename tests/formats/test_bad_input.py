@@ -122,7 +122,7 @@ def label_of_another_scan(folder: Path, tmp_path: Path) -> None:
 
 
 def sheared(folder: Path, tmp_path: Path) -> None:
-    with pytest.warns(InputWarning, match=r"scan.nii.gz: GEO-03: .*off by 19 degrees|GEO-03"):
+    with pytest.warns(InputWarning, match=r"GEO-03: .*scan.nii.gz: .*off by 19 degrees"):
         image = loads(scan_of(folder))
     label_map = LabelMap((image.data[0] > 50).astype(np.uint8), image.grid, Labels({"background": 0, "a": 1}))
     write_labels(tmp_path / "out.nii.gz", label_map, like=image)
@@ -132,13 +132,13 @@ def sheared(folder: Path, tmp_path: Path) -> None:
 
 
 def sform_wins(folder: Path, tmp_path: Path) -> None:
-    with pytest.warns(InputWarning, match=r"scan.nii.gz: GEO-04: sform and qform differ by up to 121 mm"):
+    with pytest.warns(InputWarning, match=r"GEO-04: .*scan.nii.gz: sform and qform differ by up to 121 mm"):
         volume = loads(scan_of(folder))
     np.testing.assert_array_equal(volume.grid.affine, nibabel.load(scan_of(folder)).header.get_sform())
 
 
 def no_orientation(folder: Path, tmp_path: Path) -> None:
-    with pytest.warns(InputWarning, match=r"scan.nii.gz: GEO-05.*no orientation"):
+    with pytest.warns(InputWarning, match=r"GEO-05: .*scan.nii.gz: .*no orientation"):
         loads(scan_of(folder))
 
 
@@ -151,13 +151,13 @@ def negative_label(folder: Path, tmp_path: Path) -> None:
     """The index says -1; the file holds 255 in its place (the sign was lost when it was made)."""
     assert np.asanyarray(nibabel.load(scan_of(folder)).dataobj).max() == 255
     refused(lambda path: read_labels(path, HIPPOCAMPUS), scan_of(folder), LabelError, "LAB-02", "255")
-    with pytest.warns(InputWarning, match="LAB-02: 255"):
+    with pytest.warns(InputWarning, match=r"LAB-02: .*255"):
         read_labels(scan_of(folder))
     assert read_labels(scan_of(folder), Labels(HIPPOCAMPUS.values, ignore=255)).labels.ignore == 255
 
 
 def constant(folder: Path, tmp_path: Path) -> None:
-    with pytest.warns(InputWarning, match=r"scan.nii.gz: VAL-02: every voxel is 7"):
+    with pytest.warns(InputWarning, match=r"VAL-02: .*scan.nii.gz: every voxel is 7"):
         volume = loads(scan_of(folder))
     assert np.isfinite(volume.data).all()
 
@@ -202,7 +202,7 @@ def plain_gzip_name(folder: Path, tmp_path: Path) -> None:
 
 def colours_called_grey(folder: Path, tmp_path: Path) -> None:
     path = folder / "1.tif"
-    with pytest.warns(InputWarning, match=r"1.tif: VAL-05"):
+    with pytest.warns(InputWarning, match=r"VAL-05: .*1.tif"):
         volume = read(path)
     assert (volume.data.shape, volume.kind) == ((3, 384, 288, 1), "PICTURE")
     red, _, blue = (float(channel.mean()) for channel in volume.data)

@@ -17,7 +17,7 @@ def test_the_sform_wins_and_the_contradiction_is_told(make, scan, oblique) -> No
     quaternion = nibabel.Nifti1Header()
     quaternion.set_qform(turned(oblique))
     path = make(scan, oblique, **{f: quaternion[f] for f in ("quatern_b", "quatern_c", "quatern_d")})
-    with pytest.warns(InputWarning, match=r"scan.nii.gz: GEO-04: sform and qform differ by up to \d+.* mm; the sform"):
+    with pytest.warns(InputWarning, match=r"GEO-04: .*scan.nii.gz: sform and qform differ by up to \d+.* mm; the"):
         volume = read(path)
     np.testing.assert_allclose(volume.grid.affine, oblique, atol=1e-5)
 
@@ -39,7 +39,7 @@ def test_the_qform_counts_where_there_is_no_sform(make, scan, oblique) -> None:
 
 
 def test_no_orientation_is_told(make, scan, oblique) -> None:
-    with pytest.warns(InputWarning, match=r"scan.nii.gz: GEO-05.*no orientation"):
+    with pytest.warns(InputWarning, match=r"GEO-05: .*scan.nii.gz: .*no orientation"):
         volume = read(make(scan, oblique, sform=0, qform=0))
     np.testing.assert_allclose(volume.grid.spacing, (0.7, 0.9, 2.5), atol=1e-6)
 
@@ -64,13 +64,13 @@ def test_a_broken_qform_is_refused_where_it_is_needed_and_told_where_not(make, s
     broken = {"quatern_b": 1.0, "quatern_c": 1.0, "quatern_d": 1.0}
     with pytest.raises(GeometryError, match="qform cannot be used"):
         read(make(scan, oblique, sform=0, **broken))
-    with pytest.warns(InputWarning, match="GEO-04: the sform is used"):
+    with pytest.warns(InputWarning, match="GEO-04: .*the sform is used"):
         read(make(scan, oblique, **broken))
 
 
 def test_voxel_sizes_that_contradict_the_sform_are_told(make, scan) -> None:
     path = make(scan, np.diag([2.0, 2, 2, 1]), qform=0, pixdim=[1, 1, 1, 1, 1, 1, 1, 1])
-    with pytest.warns(InputWarning, match="GEO-04: voxel sizes 1 × 1 × 1 mm contradict"):
+    with pytest.warns(InputWarning, match="GEO-04: .*voxel sizes 1 × 1 × 1 mm contradict"):
         assert read(path).grid.spacing == (2.0, 2.0, 2.0)
 
 
@@ -100,11 +100,11 @@ def test_any_axis_order_is_taken_as_it_is(make, scan, axes) -> None:
 
 @pytest.mark.parametrize(("unit", "name"), [(1, "metres"), (3, "micrometres")])
 def test_units_other_than_millimetres_are_told(make, scan, unit, name) -> None:
-    with pytest.warns(InputWarning, match=f"GEO-08: the header counts in {name}"):
+    with pytest.warns(InputWarning, match=f"GEO-08: .*the header counts in {name}"):
         read(make(scan, xyzt_units=unit))
 
 
 @pytest.mark.parametrize("spacing", [0.001, 50.0])
 def test_implausible_spacing_is_told(make, scan, spacing) -> None:
-    with pytest.warns(InputWarning, match="GEO-08: a voxel spacing"):
+    with pytest.warns(InputWarning, match="GEO-08: .*a voxel spacing"):
         read(make(scan, np.diag([spacing, 1, 1, 1])))

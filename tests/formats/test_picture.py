@@ -89,7 +89,7 @@ class TestPlace:
         if turn == 1:
             volume = read(path)
         else:
-            with pytest.warns(InputWarning, match=rf"a.{suffix}: GEO-06.*orientation {turn}"):
+            with pytest.warns(InputWarning, match=rf"GEO-06: .*a.{suffix}: .*orientation {turn}"):
                 volume = read(path)
         np.testing.assert_allclose(volume.data[0, 4::8, 4::8, 0].T.astype(int), shown, atol=3)
 
@@ -336,7 +336,7 @@ class TestDamage:
         place = content.index(struct.pack("<HHI", 262, 3, 1)) + 8
         content[place : place + 2] = struct.pack("<H", 1)
         path.write_bytes(content)
-        with pytest.warns(InputWarning, match=r"a.tif: VAL-05: .*says that it is grey"):
+        with pytest.warns(InputWarning, match=r"VAL-05: .*a.tif: .*says that it is grey"):
             volume = read(path)
         np.testing.assert_array_equal(volume.data[..., 0].transpose(2, 1, 0), colour())
 
@@ -344,3 +344,17 @@ class TestDamage:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
         with pytest.raises(FormatError, match="too large"):
             read(saved(tmp_path / "a.png", letter()))
+
+
+class TestSize:
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "bmp"])
+    def test_it_is_told_without_decoding(self, tmp_path, suffix, monkeypatch) -> None:
+        path = saved(tmp_path / f"a.{suffix}", letter())
+        monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
+        assert picture.read_size(path) == (WIDTH, HEIGHT)
+
+    def test_what_is_no_picture_has_none(self, tmp_path) -> None:
+        (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(40))
+        with pytest.raises(FormatError, match="cut off or damaged") as caught:
+            picture.read_size(tmp_path / "a.png")
+        assert caught.value.code == "SET-03"

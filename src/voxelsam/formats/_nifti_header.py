@@ -4,7 +4,6 @@ A NIfTI header can state its geometry three times: as an affine (sform), as a ro
 (pixdim). Programs differ in which they believe, so contradictions are reported here, once, with the file's name.
 """
 
-import warnings
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,7 +12,8 @@ from nibabel.nifti1 import Nifti1Header
 from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
 
-from voxelsam.errors import FormatError, GeometryError, InputError, InputWarning
+from voxelsam import checks
+from voxelsam.errors import FormatError, GeometryError, InputError
 from voxelsam.formats._files import unpacked
 from voxelsam.space.grid import Grid
 from voxelsam.types import Affine
@@ -126,8 +126,8 @@ def grid_of(path: Path, header: Any) -> Grid:
 
 def warn_about(path: Path, header: Any, grid: Grid) -> None:
     """Says what is odd about the geometry: GEO-03 shear, GEO-04 contradiction, GEO-05 nothing, GEO-08 sizes."""
-    for message in filter(None, (_orientation(path, header, grid), _shear(grid), _sizes(header, grid))):
-        warnings.warn(f"{path}: {message}", InputWarning, stacklevel=5)
+    for code, message in filter(None, (_orientation(path, header, grid), _shear(grid), _sizes(header, grid))):
+        checks.notice(code, f"{path}: {message}", stacklevel=5)
 
 
 def header_for(path: Path, grid: Grid, like: Any, dtype: np.dtype[Any]) -> Any:
@@ -167,45 +167,48 @@ def _qform(path: Path, header: Any) -> Affine:
         raise GeometryError(f"{path}: the qform cannot be used ({error})", code="GEO-05") from None
 
 
-def _orientation(path: Path, header: Any, grid: Grid) -> str | None:
+def _orientation(path: Path, header: Any, grid: Grid) -> tuple[str, str] | None:
+    """Code and text of what is odd, as in the functions below."""
     has_sform, has_qform = int(header["sform_code"]) > 0, int(header["qform_code"]) > 0
     if not has_sform and not has_qform:
-        return (
-            "GEO-05: the header gives no orientation (sform and qform codes are 0); left and right, front and back "
+        return "GEO-05", (
+            "the header gives no orientation (sform and qform codes are 0); left and right, front and back "
             "are a guess, and so is the position"
         )
     if has_sform and has_qform:
         try:
             apart = grid.displacement(Grid(grid.shape, _qform(path, header)))
         except InputError as error:
-            return f"GEO-04: the sform is used; {error}"
+            return "GEO-04", f"the sform is used; {error}"
         if apart > TOLERANCE_MM:
-            return f"GEO-04: sform and qform differ by up to {apart:.3g} mm; the sform is used, other programs may not"
+            return "GEO-04", (
+                f"sform and qform differ by up to {apart:.3g} mm; the sform is used, other programs may not"
+            )
         return None
     sizes = np.asarray(header["pixdim"][1:4], np.float64)
     apart = float(np.max(np.abs(sizes - grid.spacing) * (np.array(grid.shape) - 1)))
     if has_sform and not apart <= TOLERANCE_MM:
-        return (
-            f"GEO-04: voxel sizes {_sizes_text(sizes)} contradict the sform, whose columns are "
+        return "GEO-04", (
+            f"voxel sizes {_sizes_text(sizes)} contradict the sform, whose columns are "
             f"{_sizes_text(np.array(grid.spacing))} long; the sform is used"
         )
     return None
 
 
-def _shear(grid: Grid) -> str | None:
+def _shear(grid: Grid) -> tuple[str, str] | None:
     if grid.shear <= SHEAR:
         return None
     degrees = float(np.degrees(np.arcsin(grid.shear)))
-    return f"GEO-03: the axes are not at right angles (off by {degrees:.2g} degrees); the shear is kept"
+    return "GEO-03", f"the axes are not at right angles (off by {degrees:.2g} degrees); the shear is kept"
 
 
-def _sizes(header: Any, grid: Grid) -> str | None:
+def _sizes(header: Any, grid: Grid) -> tuple[str, str] | None:
     unit = _UNITS.get(int(header["xyzt_units"]) & 7)
     if unit is not None:
-        return f"GEO-08: the header counts in {unit}; its numbers are taken as mm"
+        return "GEO-08", f"the header counts in {unit}; its numbers are taken as mm"
     low, high = PLAUSIBLE_MM
     if min(grid.spacing) < low or max(grid.spacing) > high:
-        return f"GEO-08: a voxel spacing of {_sizes_text(np.array(grid.spacing))} is unusual; check the unit"
+        return "GEO-08", f"a voxel spacing of {_sizes_text(np.array(grid.spacing))} is unusual; check the unit"
     return None
 
 

@@ -1,12 +1,12 @@
 """What every format checks about voxel values: finite images, label values that are whole numbers of a table."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from voxelsam.errors import InputError, InputWarning, LabelError
+from voxelsam import checks
+from voxelsam.errors import InputError, LabelError
 from voxelsam.volumes.labels import Labels, count_values
 from voxelsam.volumes.volume import LabelMap, Volume
 
@@ -16,26 +16,33 @@ NEARLY = 1e-3
 Array = np.ndarray[Any, Any]
 
 
-def check_finite(path: Path, data: Array) -> None:
+def check_finite(path: Path, data: Array) -> Array:
     """Refuses values that are no numbers.
+
+    Returns:
+        The data itself; where VAL-01 is accepted, a copy whose unusable voxels have the smallest finite value.
 
     Raises:
         InputError: VAL-01, with their counts.
     """
-    if data.dtype.kind != "f" or np.isfinite(data).all():
-        return
+    if data.dtype.kind != "f":
+        return data
+    usable = np.isfinite(data)
+    if usable.all():
+        return data
     lost, infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
-    raise InputError(
-        f"{path}: {lost} voxels are not a number and {infinite} are infinite, of {data.size}; "
-        "replace them on purpose, in a copy",
-        code="VAL-01",
-    )
+    what = f"{path}: {lost} voxels are not a number and {infinite} are infinite, of {data.size}"
+    if not usable.any() or not checks.accepted("VAL-01"):
+        raise InputError(f"{what}; replace them on purpose, in a copy", code="VAL-01")
+    least = data[usable].min()
+    checks.refuse("VAL-01", f"{what}; they were read as {least:.6g}, the smallest finite value")
+    return np.where(usable, data, least)
 
 
 def warn_if_constant(path: Path, data: Array) -> None:
     """Says that an image shows nothing: VAL-02."""
     if data.min() == data.max():
-        warnings.warn(f"{path}: VAL-02: every voxel is {data.min()}", InputWarning, stacklevel=4)
+        checks.notice("VAL-02", f"{path}: every voxel is {data.min()}", stacklevel=4)
 
 
 def integers(path: Path, data: Array) -> Array:
@@ -43,11 +50,11 @@ def integers(path: Path, data: Array) -> Array:
 
     Raises:
         InputError: VAL-01, values that are no numbers.
-        LabelError: LAB-01, values that are not within 0.001 of an integer; LAB-02, values beyond 32 bits.
+        LabelError: LAB-01, values that are not within 0.001 of an integer; VAL-04, values beyond 32 bits.
     """
     if data.dtype.kind != "f":
         return data
-    check_finite(path, data)
+    data = check_finite(path, data)
     rounded = np.rint(data)
     off = np.abs(data - rounded) > NEARLY
     if off.any():
@@ -58,7 +65,10 @@ def integers(path: Path, data: Array) -> Array:
             code="LAB-01",
         )
     if np.abs(rounded).max() > np.iinfo(np.int32).max:
-        raise LabelError(f"{path}: {rounded.max():.4g} is no label value", code="LAB-02")
+        raise LabelError(
+            f"{path}: label values end at 65535, but {np.abs(rounded).max():.4g} came; is this an image?",
+            code="VAL-04",
+        )
     return np.asarray(rounded, np.int64)
 
 
@@ -87,10 +97,10 @@ def named(path: Path, numbers: Volume, labels: Labels | None) -> LabelMap:
 def _table_of(path: Path, data: Array) -> Labels:
     values = set(count_values(data))
     if 255 in values and values - {0, 255}:
-        warnings.warn(
-            f"{path}: LAB-02: 255 beside other labels often means 'not labelled' (or is a -1 that lost its sign), but "
+        checks.notice(
+            "LAB-02",
+            f"{path}: 255 beside other labels often means 'not labelled' (or is a -1 that lost its sign), but "
             "without a label table it becomes a structure of its own; give a table, with 255 as its ignore value",
-            InputWarning,
             stacklevel=5,
         )
     try:

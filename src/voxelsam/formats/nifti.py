@@ -6,6 +6,7 @@ their name.
 """
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -44,7 +45,32 @@ def frames(path: Path) -> int:
         FormatError: SET-03, the header cannot be read.
     """
     header, _ = _open(path)
-    return int(np.prod(geometry.shape_of(path, header)[3:], dtype=np.int64))
+    return math.prod(geometry.shape_of(path, header)[3:])
+
+
+def header(path: Path) -> tuple[Any, bool]:
+    """The header as nibabel's object, and whether extensions follow it.
+
+    Raises:
+        FormatError: SET-03, the header cannot be read.
+    """
+    fields, packed = _open(path)
+    with _stream(path, packed) as stream:
+        flags = stream.read(len(fields.binaryblock) + 4)[len(fields.binaryblock) :]
+    return fields, flags[:1] not in (b"", b"\0")
+
+
+def grid(path: Path) -> Grid:
+    """Where the voxels are, from the header alone; it warns as ``read`` does.
+
+    Raises:
+        FormatError: SET-03, the header cannot be read.
+        GeometryError: GEO-05, no usable geometry.
+    """
+    header, _ = _open(path)
+    found = geometry.grid_of(path, header)
+    geometry.warn_about(path, header, found)
+    return found
 
 
 def read(path: Path, *, frame: int | None = None) -> Volume:
@@ -62,7 +88,7 @@ def read(path: Path, *, frame: int | None = None) -> Volume:
     header, data, grid = _load(path, frame)
     geometry.warn_about(path, header, grid)
     channels = _scaled(path, _channels(path, data), header, np.dtype(np.float32))
-    check_finite(path, channels)
+    channels = check_finite(path, channels)
     warn_if_constant(path, channels)
     return Volume(channels, grid, "UNKNOWN", Source((path,), NAME, header))
 
@@ -72,8 +98,15 @@ def read_numbers(path: Path) -> Volume:
 
     Raises:
         FormatError, GeometryError, InputError: as ``read``.
-        LabelError: LAB-01, values that are not within 0.001 of an integer, or colours; LAB-02, values beyond 32 bits.
+        LabelError: LAB-01, values that are not within 0.001 of an integer, or colours; LAB-05, several volumes; VAL-04,
+            values beyond 32 bits.
     """
+    if (volumes := frames(path)) > 1:
+        raise LabelError(
+            f"{path}: a label map is one volume, but the file holds {volumes}; if each is one structure, draw them "
+            "into one map, a value for each, and nest those that overlap by regions",
+            code="LAB-05",
+        )
     header, data, grid = _load(path, None)
     geometry.warn_about(path, header, grid)
     if data.dtype.names:
@@ -121,8 +154,7 @@ def write_volume(path: Path, volume: Volume) -> None:
     """
     if volume.channels != 1:
         raise OutputError(f"{path}: one file holds one channel, but the image has {volume.channels}; write one by one")
-    data = volume.data[0]
-    check_finite(path, data)
+    data = check_finite(path, volume.data[0])
     limits = np.iinfo(np.int16)
     small = np.issubdtype(data.dtype, np.integer) and limits.min <= data.min() and data.max() <= limits.max
     _write(path, data.astype(np.int16 if small else np.float32), volume.grid, _twin(volume.source))
@@ -180,7 +212,7 @@ def _partner(path: Path) -> Path:
 
 
 def _chosen(path: Path, shape: tuple[int, ...], frame: int | None) -> int:
-    count = int(np.prod(shape[3:], dtype=np.int64))
+    count = math.prod(shape[3:])
     if frame is None and count > 1:
         raise InputError(
             f"{path}: expected one volume, but the file holds {count} (shape {shape}); choose one (frame=0 to "
@@ -196,8 +228,8 @@ def _voxels(
     path: Path, packed: bool, offset: int, shape: tuple[int, ...], frame: int, dtype: np.dtype[Any]
 ) -> np.ndarray[Any, Any]:
     """The voxels of one frame, i j k. The rest of the file is read, too, for the checksum at its end."""
-    size = int(np.prod(shape[:3], dtype=np.int64)) * dtype.itemsize
-    wanted = offset + int(np.prod(shape[3:], dtype=np.int64)) * size
+    size = math.prod(shape[:3]) * dtype.itemsize
+    wanted = offset + math.prod(shape[3:]) * size
     if path.stat().st_size * (_DEFLATE_LIMIT if packed else 1) < wanted:
         raise _cut_off(path, f"{wanted} bytes are needed for {shape} voxels of {dtype}")
     data = np.empty(size, np.uint8)

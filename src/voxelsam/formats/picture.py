@@ -14,7 +14,6 @@ values. They are read back and compared before they get their name.
 
 import io
 import struct
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,8 @@ from einops import rearrange
 from jaxtyping import Shaped
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from voxelsam.errors import FormatError, InputError, InputWarning, LabelError, OutputError
+from voxelsam import checks
+from voxelsam.errors import FormatError, InputError, LabelError, OutputError
 from voxelsam.formats._files import fresh_file, head_of, store
 from voxelsam.formats._values import check_finite, compact, integers, named, warn_if_constant
 from voxelsam.space.grid import Grid
@@ -59,6 +59,17 @@ def named_so(path: Path) -> bool:
     return path.suffix.lower() in ENDINGS
 
 
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture as they are stored, without decoding it.
+
+    Raises:
+        FormatError: SET-03, the file cannot be read.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+    return width, height
+
+
 def lattice(width: int, height: int) -> Grid:
     """Where the pixels of a picture count as lying: canonical axial axes, 1 mm apart."""
     return Grid((width, height, 1), np.diag([-1.0, -1.0, 1.0, 1.0]), "single")
@@ -87,7 +98,7 @@ def read(path: Path, *, frame: int | None = None) -> Volume:
             blue, 16-bit colours, or several pages and none chosen.
     """
     pixels = _channels(path, _load(path, frame))
-    check_finite(path, pixels)
+    pixels = check_finite(path, pixels)
     warn_if_constant(path, pixels)
     kind: Kind = "PICTURE" if pixels.dtype == np.uint8 else "UNKNOWN"
     height, width, _ = pixels.shape
@@ -189,11 +200,11 @@ def _identified(path: Path, head: bytes, stream: BinaryIO) -> ImageFile.ImageFil
             raise
     content = bytearray(path.read_bytes())
     content[place : place + 2] = struct.pack(_byte_order(head) + "H", 2)
-    warnings.warn(
-        f"{path}: VAL-05: the file says that it is grey, but it holds three samples for each pixel; "
-        "they are read as red, green and blue",
-        InputWarning,
-        stacklevel=8,
+    checks.notice(
+        "VAL-05",
+        f"{path}: the file says that it is grey, but it holds three samples for each pixel; they are read as red, "
+        "green and blue",
+        stacklevel=7,
     )
     return Image.open(io.BytesIO(content), formats=_READERS)
 
@@ -242,11 +253,11 @@ def _load(path: Path, frame: int | None) -> _Picture:
             code="VAL-05",
         )
     if 1 < turn <= 8:
-        warnings.warn(
-            f"{path}: GEO-06: the file asks to be turned on display (EXIF orientation {turn}); it is read as it is "
-            "shown, and its mask must lie on it as it is shown",
-            InputWarning,
-            stacklevel=5,
+        checks.notice(
+            "GEO-06",
+            f"{path}: the file asks to be turned on display (EXIF orientation {turn}); it is read as it is shown, and "
+            "its mask must lie on it as it is shown",
+            stacklevel=4,
         )
     return picture
 

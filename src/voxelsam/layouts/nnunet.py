@@ -8,12 +8,12 @@ each of their files the objects of a label file have numbers.
 """
 
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from voxelsam.errors import InputError, InputWarning
+from voxelsam import checks
+from voxelsam.errors import InputError
 from voxelsam.formats import picture
 from voxelsam.layouts import decathlon
 from voxelsam.layouts._dataset import (
@@ -168,9 +168,8 @@ def _splits(root: Path, train: tuple[Case, ...], problems: Problems) -> tuple[Sp
 def _compare_count(source: Path, values: Mapping[str, Any], found: int) -> None:
     declared = values.get("numTraining", found)
     if declared != found:
-        warnings.warn(
-            f"{source}: SET-01: numTraining is {declared}, but there are {found} training cases; is the data set "
-            "complete?",
-            InputWarning,
+        checks.notice(
+            "SET-01",
+            f"{source}: numTraining is {declared}, but there are {found} training cases; is the data set complete?",
             stacklevel=3,
         )

@@ -3,9 +3,8 @@
 Compared in millimetres at the corners, not bit by bit: header rounding differs between programs.
 """
 
-import warnings
-
-from voxelsam.errors import GeometryError, InputWarning
+from voxelsam import checks
+from voxelsam.errors import GeometryError
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.volume import LabelMap, Volume
 
@@ -20,8 +19,9 @@ def check_pair(image: Volume, label: LabelMap) -> None:
     """Refuses a label map that does not lie on the voxels of its image.
 
     Raises:
-        GeometryError: GEO-01, the shapes differ; GEO-02, a corner differs by more than 0.5 mm. Corners that differ by
-            less, but by more than 0.001 mm, are an InputWarning.
+        GeometryError: GEO-01, the shapes differ; GEO-02, a corner differs by more than 0.5 mm (where that is accepted,
+            equal indices count as equal places). Corners that differ by less, but by more than 0.001 mm, are an
+            InputWarning.
     """
     check_grids(image.grid, label.grid, str(image.source or "the image"), str(label.source or "the label map"))
 
@@ -36,14 +36,16 @@ def check_grids(first: Grid, second: Grid, first_name: str, second_name: str) ->
         )
     apart = first.displacement(second)
     if apart > TOLERANCE_MM:
-        raise GeometryError(
+        checks.refuse(
+            "GEO-02",
             f"{second_name} lies up to {apart:.3g} mm away from {first_name} (allowed: {TOLERANCE_MM} mm); "
             "one of the two headers is wrong: correct it, or resample one onto the other",
-            code="GEO-02",
+            GeometryError,
         )
-    if apart > NOTICE_MM:
-        warnings.warn(
-            f"GEO-02: {second_name} lies up to {apart:.3g} mm away from {first_name}; taken as the same place",
-            InputWarning,
+    elif apart > NOTICE_MM:
+        checks.notice(
+            "GEO-02",
+            f"{second_name} lies up to {apart:.3g} mm away from {first_name} (noticed above {NOTICE_MM} mm, refused "
+            f"above {TOLERANCE_MM} mm); taken as the same place",
             stacklevel=3,
         )
