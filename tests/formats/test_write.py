@@ -142,7 +142,7 @@ class TestWithoutSource:
         assert read_labels(tmp_path / "out.nii.gz").grid.shape == grid.shape
         assert isinstance(nibabel.load(tmp_path / "out.nii.gz"), nibabel.Nifti2Image)
 
-    @pytest.mark.parametrize("name", ["out.nrrd", "out", "out.nii.zip", "out.jpg"])
+    @pytest.mark.parametrize("name", ["out.xyz", "out", "out.nii.zip", "out.jpg"])
     def test_suffixes_nobody_writes(self, label_map, tmp_path, name) -> None:
         with pytest.raises(OutputError, match=r"suffix; can write: .*\.nii\.gz, \.nii, \.png"):
             write_labels(tmp_path / name, label_map)

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from voxelsam import checks
 from voxelsam.errors import GeometryError, InputWarning
 from voxelsam.space.grid import Grid
 from voxelsam.volumes import LabelMap, Labels, Source, Volume, check_pair
@@ -38,3 +39,14 @@ def test_another_shape_is_refused() -> None:
     with pytest.raises(GeometryError, match=r"\(4, 4, 5\) voxels, but scan.nii has \(4, 4, 4\)") as caught:
         check_pair(IMAGE, label_at(0.0, (4, 4, 5)))
     assert caught.value.code == "GEO-01"
+
+
+def test_another_place_can_be_accepted_and_is_kept() -> None:
+    with checks.watching({"GEO-02"}) as watch:
+        check_pair(IMAGE, label_at(0.6))
+    assert [(finding.code, finding.severity) for finding in watch.findings] == [("GEO-02", "warning")]
+
+
+def test_another_shape_cannot() -> None:
+    with checks.watching({"GEO-02"}), pytest.raises(GeometryError, match=r"\(4, 4, 5\) voxels"):
+        check_pair(IMAGE, label_at(0.0, (4, 4, 5)))

@@ -37,3 +37,9 @@ def test_label_maps_hold_integers(dtype: type) -> None:
 
 def test_a_source_names_its_files() -> None:
     assert str(Source((Path("a.nii"), Path("b.nii")), "nifti")) == "a.nii, b.nii"
+
+
+def test_a_label_map_says_what_made_it_if_anybody_said_so() -> None:
+    data = np.zeros((3, 4, 5), np.uint8)
+    assert LabelMap(data, GRID, LABELS).author == ""
+    assert LabelMap(data, GRID, LABELS, author="voxelsam 0.1.0").author == "voxelsam 0.1.0"

@@ -4,16 +4,17 @@ The module is the plug-in: each module of this folder reads one family of files 
 Which one reads a file is decided by the file's content. Axis conventions other than RAS+ end here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from einops import rearrange
 
 from voxelsam import plugins
 from voxelsam.errors import FormatError, InputError, LabelError, OutputError
+from voxelsam.formats import video
 from voxelsam.formats._files import first_bytes, head_of
 from voxelsam.formats._values import named
 from voxelsam.space.grid import Grid
@@ -22,15 +23,18 @@ from voxelsam.volumes.labels import Encoding, colours_to_labels
 
 __all__ = [
     "Format",
+    "SeveralSeries",
     "can_write",
     "ending_of",
     "endings",
+    "family",
     "frames",
     "mask_ending",
     "read",
     "read_channels",
     "read_frames",
     "read_labels",
+    "read_labels_on",
     "read_numbers",
     "write_labels",
     "write_volume",
@@ -42,7 +46,11 @@ NIFTI = ".nii.gz"
 
 @runtime_checkable
 class Format(Protocol):
-    """What a format module offers; see ``nifti`` for the errors of each."""
+    """What a format module offers; see ``nifti`` for the errors of each.
+
+    A module whose masks do not have the first of ``SUFFIXES`` names their endings in ``MASKS``, by the ending of the
+    image ("" for a folder or a file without one).
+    """
 
     SUFFIXES: tuple[str, ...]
     """Endings of the files it writes, the one to prefer first; empty if it only reads."""
@@ -78,6 +86,38 @@ class Format(Protocol):
         ...
 
 
+@runtime_checkable
+class SeveralSeries(Protocol):
+    """What a format offers besides, if one folder or archive of it may hold several images."""
+
+    def list_series(self, path: Path) -> Sequence[Any]:
+        """What can be chosen, each with its ``key``."""
+        ...
+
+    def read(self, path: Path, *, frame: int | None = None, series: str | None = None) -> Volume:
+        """An image; ``series`` is a key."""
+        ...
+
+
+@runtime_checkable
+class Partial(Protocol):
+    """What a format offers besides, if its label maps may cover a part of their image only."""
+
+    def read_labels_on(self, path: Path, grid: Grid, labels: Labels | None = None) -> LabelMap:
+        """A label map on the voxels of its image."""
+        ...
+
+
+def family(path: Path) -> str | None:
+    """Name of the format that reads a file or a folder; None where no format knows it.
+
+    Raises:
+        FormatError: there is no such file, or it holds no data.
+    """
+    head = b"" if path.is_dir() else head_of(path)
+    return next((name for name, module in _modules() if module.recognises(path, head)), None)
+
+
 def endings() -> tuple[str, ...]:
     """Endings of all files that can be read, in lower case."""
     return tuple(ending for _, module in _modules() for ending in module.ENDINGS)
@@ -90,10 +130,18 @@ def ending_of(path: Path) -> str:
 
 
 def mask_ending(path: Path) -> str:
-    """Ending of the mask of an image: the one that the image's family prefers, else NIfTI's."""
+    """Ending of the mask of an image: that of ``MASKS`` in its format, else the preferred one, else NIfTI's.
+
+    Empty for a film, whose mask is a folder.
+    """
     ending = ending_of(path).lower()
-    written = next((module.SUFFIXES for _, module in _modules() if ending in module.ENDINGS), ())
-    return (*written, NIFTI)[0]
+    home = family(path) if not ending and path.exists() else None
+    found = (module for name, module in _modules() if name == home or (ending and ending in module.ENDINGS))
+    module = next(found, None)
+    if module is None:
+        return NIFTI
+    masks: Mapping[str, str] = getattr(module, "MASKS", {})
+    return masks.get(ending, (*module.SUFFIXES, NIFTI)[0])
 
 
 def can_write(path: Path) -> bool:
@@ -110,28 +158,35 @@ def frames(path: str | Path) -> int:
     return _reader(Path(path)).frames(Path(path))
 
 
-def read(path: str | Path, *, frame: int | None = None) -> Volume:
+def read(path: str | Path, *, frame: int | None = None, series: str | None = None) -> Volume:
     """An image, whatever its format.
 
     Args:
-        path: The file.
+        path: The file, or the folder of a DICOM series.
         frame: Which volume, from 0, of a file that holds several.
+        series: Which DICOM series of a folder or archive that holds several; the error that lists them gives the keys.
 
     Raises:
         FormatError: SET-01, no such file; SET-03, the file is empty, cut off, or of no known format.
         GeometryError: the file says nothing usable about where its voxels are.
         InputError: the voxels cannot be used as they are (VAL-01 not finite, VAL-05 several volumes or complex).
     """
-    return _reader(Path(path)).read(Path(path), frame=frame)
+    module = _reader(Path(path))
+    if series is None:
+        return module.read(Path(path), frame=frame)
+    if not isinstance(module, SeveralSeries):
+        raise InputError(f"{path}: series {series} was asked for, but only DICOM has series", code="DCM-03")
+    return module.read(Path(path), frame=frame, series=series)
 
 
-def read_channels(paths: Sequence[str | Path], count: int | None = None) -> Volume:
+def read_channels(paths: Sequence[str | Path], count: int | None = None, *, series: str | None = None) -> Volume:
     """One image from several files, one channel each, in their order.
 
     Args:
         paths: The files; a single one gives its own channels.
         count: Number of channels to expect. A single file that holds that many volumes in a fourth axis, as in the
             Decathlon, gives one channel per volume.
+        series: Which DICOM series, as in ``read``.
 
     Raises:
         FormatError, GeometryError, InputError: as ``read``.
@@ -141,8 +196,11 @@ def read_channels(paths: Sequence[str | Path], count: int | None = None) -> Volu
     if not paths:
         raise InputError("an image needs at least one file, but none came", code="SET-01")
     files = [Path(path) for path in paths]
-    stacked = len(files) == 1 and count is not None and frames(files[0]) == count
-    parts = [read(files[0], frame=i) for i in range(count or 1)] if stacked else [read(file) for file in files]
+    stacked = series is None and len(files) == 1 and count is not None and frames(files[0]) == count
+    if stacked:
+        parts = [read(files[0], frame=number) for number in range(count or 1)]
+    else:
+        parts = [read(file, series=series) for file in files]
     first = parts[0]
     for part in parts[1:]:
         check_grids(first.grid, part.grid, str(first.source), str(part.source))
@@ -223,11 +281,33 @@ def read_labels(path: str | Path, labels: Labels | None = None, encoding: Encodi
     return named(file, Volume(values, numbers.grid, "UNKNOWN", numbers.source), labels)
 
 
+def read_labels_on(path: str | Path, grid: Grid, labels: Labels | None = None) -> LabelMap:
+    """A label map on the voxels of an image.
+
+    Some formats store only the part of an image where something is (DICOM SEG, ``.seg.nrrd``); the rest is background.
+    Label maps of other formats come as they are, and their place is not checked here.
+
+    Args:
+        path: The file.
+        grid: Of the image.
+        labels: As for ``read_labels``.
+
+    Raises:
+        FormatError, GeometryError, InputError, LabelError: as ``read_labels``.
+        GeometryError: GEO-02, the part does not lie on voxels of the image.
+    """
+    module = _reader(Path(path))
+    if isinstance(module, Partial):
+        return module.read_labels_on(Path(path), grid, labels)
+    return module.read_labels(Path(path), labels)
+
+
 def write_labels(path: str | Path, label_map: LabelMap, like: Volume | None = None) -> None:
     """Writes a label map with the shape and affine of its grid.
 
     Args:
-        path: Target; its suffix chooses the format. An existing file is replaced, but only by a complete one.
+        path: Target; its suffix chooses the format. An existing file is replaced, but only by a complete one. The
+            label map of a film is written as a folder of PNG, one per frame, if the name has no suffix.
         label_map: What to write.
         like: The image it belongs to; what the image's header says about geometry is taken over unchanged.
 
@@ -239,6 +319,9 @@ def write_labels(path: str | Path, label_map: LabelMap, like: Volume | None = No
     target = Path(path)
     if like is not None:
         check_grids(like.grid, label_map.grid, str(like.source or "the image"), f"the label map for {target}")
+    if label_map.grid.along_k == "time" and not ending_of(target):
+        video.write_frames(target, label_map)
+        return
     _writer(target).write_labels(target, label_map, None if like is None else like.source)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from voxelsam.errors import LabelError
+from voxelsam.volumes._terms import Code, code_of
 
 LARGEST = 65535
 """Largest label value."""
@@ -38,8 +39,9 @@ class Labels:
     """Names and values of a label table.
 
     Raises:
-        LabelError: no name has the value 0, two names share a value, a value is no integer from 0 to 65535, or a
-            region is empty, has the name or the values of another one, or values that are no structure's.
+        LabelError: no name has the value 0, two names share a value, a value is no integer from 0 to 65535, a
+            region is empty, has the name or the values of another one, or values that are no structure's, or a code
+            belongs to no structure and no region.
     """
 
     values: Mapping[str, int]
@@ -48,6 +50,8 @@ class Labels:
     """Value of voxels that nobody labelled, if the table has one."""
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Values of each name that stands for several, ascending."""
+    codes: Mapping[str, Code] = field(default_factory=dict)
+    """Coded terms of structures and regions, where they are not what the built-in table says; see ``code``."""
 
     def __post_init__(self) -> None:
         every = [*self.values.items(), *([] if self.ignore is None else [(IGNORE_NAME, self.ignore)])]
@@ -64,6 +68,7 @@ class Labels:
         regions = {name: _members(name, values) for name, values in self.regions.items()}
         object.__setattr__(self, "regions", regions)
         self._check_regions()
+        self._check_codes()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,6 +101,16 @@ class Labels:
             return _PALETTE[value - 1]
         red, green, blue = colorsys.hls_to_rgb(value * _GOLDEN % 1.0, 0.4 + 0.1 * (value % 3), 0.7)
         return (round(255 * red), round(255 * green), round(255 * blue))
+
+    def code(self, name: str) -> Code:
+        """The coded term of a structure or region: the one given, else SNOMED CT's of the name, else a private one.
+
+        Raises:
+            LabelError: the table has no such structure or region.
+        """
+        if name not in self.names and name not in self.regions:
+            raise LabelError(f"no structure or region is named {name!r}; there are {self._known()}")
+        return self.codes.get(name) or code_of(name)
 
     def unexpected(self, array: Integer[np.ndarray, "..."]) -> dict[int, int]:
         """Values of an array that the table does not know, each with its number of voxels."""
@@ -166,8 +181,12 @@ class Labels:
         return np.asarray(table[array])
 
     @classmethod
-    def from_json(cls, table: Mapping[str, Any]) -> Self:
+    def from_json(cls, table: Mapping[str, Any], codes: Mapping[str, Any] | None = None) -> Self:
         """A table from a data set's JSON: name to value (nnU-Net 2) or value to name (Decathlon, nnU-Net 1).
+
+        Args:
+            table: What ``to_json`` gave.
+            codes: What ``codes_to_json`` gave, if any.
 
         Raises:
             LabelError: the table is not valid.
@@ -181,12 +200,19 @@ class Labels:
         ignore = values.pop(IGNORE_NAME, None)
         regions = {name: value for name, value in lists.items() if len(value) != 1}
         values |= {name: value[0] for name, value in lists.items() if len(value) == 1}
-        return cls(values | _remainders(values, regions), ignore, regions)
+        if not isinstance(codes, Mapping | None):
+            raise LabelError(f"codes must map names to coded terms, but are a {type(codes).__name__}")
+        terms = {name: Code.from_json(term) for name, term in (codes or {}).items()}
+        return cls(values | _remainders(values, regions), ignore, regions, terms)
 
     def to_json(self) -> dict[str, Any]:
-        """The table as in nnU-Net 2, regions as lists; ``from_json`` reads it back."""
+        """The table as in nnU-Net 2, regions as lists, without codes; ``from_json`` reads it back."""
         ignore = {} if self.ignore is None else {IGNORE_NAME: self.ignore}
         return {**self.values, **ignore, **{name: list(values) for name, values in self.regions.items()}}
+
+    def codes_to_json(self) -> dict[str, dict[str, Any]]:
+        """The codes given, by name; apart from ``to_json``, whose entries nnU-Net takes for values."""
+        return {name: code.to_json() for name, code in self.codes.items()}
 
     @classmethod
     def of_values(cls, values: set[int]) -> Self:
@@ -210,6 +236,13 @@ class Labels:
                 raise LabelError(f"the name {name!r} stands for a region and for a value")
             if same := [other for other in self.regions if other < name and self.regions[other] == values]:
                 raise LabelError(f"the regions {same[0]!r} and {name!r} have the same values {list(values)}")
+
+    def _check_codes(self) -> None:
+        if strange := [name for name in self.codes if name not in self.names and name not in self.regions]:
+            raise LabelError(f"codes are given for {strange}, but no structure or region has such a name")
+        if wrong := [name for name, code in self.codes.items() if not isinstance(code, Code)]:
+            raise LabelError(f"the code of {wrong[0]!r} must be a Code, but is a {type(self.codes[wrong[0]]).__name__}")
+        object.__setattr__(self, "codes", dict(self.codes))
 
     def _known(self) -> str:
         ignore = {} if self.ignore is None else {IGNORE_NAME: self.ignore}

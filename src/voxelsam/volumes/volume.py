@@ -73,6 +73,8 @@ class LabelMap:
     grid: Grid
     labels: Labels
     source: Source | None = None
+    author: str = ""
+    """What made it, name and version (``voxelsam 0.1.0``); empty where nobody said so."""
 
     def __post_init__(self) -> None:
         if self.data.shape != self.grid.shape:
