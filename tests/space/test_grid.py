@@ -146,6 +146,14 @@ def test_a_matrix_with_holes_is_refused(value: float) -> None:
         Grid((2, 2, 2), affine)
 
 
+@pytest.mark.parametrize("value", [1e10, -1e300])
+def test_places_beyond_the_world_are_refused(value: float) -> None:
+    affine = np.eye(4)
+    affine[1, 3] = value
+    with pytest.raises(GeometryError, match="counts in mm"):
+        Grid((2, 2, 2), affine)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_a_matrix_of_another_size_is_refused() -> None:
     with pytest.raises(GeometryError, match="finite 4 × 4"):

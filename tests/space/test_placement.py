@@ -66,7 +66,7 @@ def test_every_axis_order_and_flip_becomes_canonical_and_comes_back(
 def test_bring_and_restore_are_exact_on_any_grid_when_nothing_is_resampled(
     recipe: Recipe, plane: Plane, seed: int
 ) -> None:
-    grid = grid_of(**recipe)
+    grid = grid_of(**recipe | {"shear": 0})
     place = canonical(grid, plane)
     labels = np.random.default_rng(seed).integers(0, 255, grid.shape).astype(np.uint8)
     assert place.reordering is not None
@@ -77,7 +77,7 @@ def test_bring_and_restore_are_exact_on_any_grid_when_nothing_is_resampled(
 @quick
 @given(recipes, planes, seeds)
 def test_a_landmark_keeps_its_millimetres(recipe: Recipe, plane: Plane, seed: int) -> None:
-    grid = grid_of(**recipe)
+    grid = grid_of(**recipe | {"shear": 0})
     place = canonical(grid, plane)
     voxel = tuple(np.random.default_rng(seed).integers(0, grid.shape))
     labels = np.zeros(grid.shape, np.uint8)
@@ -137,15 +137,38 @@ def test_fine_resampling_and_back_is_the_identity(recipe: Recipe, plane: Plane) 
 
 
 @pytest.mark.parametrize("plane", PLANES)
-def test_a_sheared_source_is_straightened_only_when_a_spacing_is_given(plane: Plane) -> None:
+def test_a_sheared_source_is_straightened_and_keeps_the_size_of_voxels(plane: Plane) -> None:
     source = grid_of(0, (0, 1, 2), (1, 1, 1), shear=0.3)
     assert source.shear > 0.2
-    assert canonical(source, plane).target.shear == pytest.approx(source.shear)
-    assert canonical(source, plane, (None, None, None)).reordering is not None
-    straight = canonical(source, plane, (1.0, None, None)).target
-    assert straight.shear < 1e-9
-    assert straight.axes == PLANES[plane]
-    assert straight.spacing[0] == pytest.approx(1)
+    place = canonical(source, plane)
+    assert place.reordering is None
+    assert place.target.shear < 1e-9
+    assert place.target.axes == PLANES[plane]
+    assert place.target.voxel_volume == pytest.approx(source.voxel_volume)
+    respaced = canonical(source, plane, (1.0, None, None)).target
+    assert respaced.shear < 1e-9
+    assert respaced.spacing[0] == pytest.approx(1)
+
+
+@quick
+@given(recipes, planes, seeds)
+def test_labels_of_a_sheared_source_come_back_onto_its_own_voxels(recipe: Recipe, plane: Plane, seed: int) -> None:
+    """A label never moves further than half a voxel of each of the two grids."""
+    grid = grid_of(**recipe)
+    place = canonical(grid, plane)
+    labels = np.random.default_rng(seed).integers(1, 60000, grid.shape).astype(np.uint16)
+    restored = place.restore(place.bring_labels(labels))
+    assert (restored.shape, restored.dtype) == (labels.shape, labels.dtype)
+    reach = sum(np.linalg.norm(np.abs(g.affine[:3, :3]).sum(axis=1)) / 2 for g in (grid, place.target))
+    for voxel in np.argwhere(restored != labels)[:20]:
+        same = np.argwhere(labels == restored[tuple(voxel)])
+        assert np.linalg.norm(grid.to_world(same) - grid.to_world(voxel[None]), axis=1).min() <= reach
+
+
+def test_a_sheared_film_keeps_its_frames() -> None:
+    affine = np.diag([-1.0, -1, 1, 1])
+    affine[0, 2] = 0.5
+    assert canonical(Grid((8, 9, 3), affine, "time"), "axial").reordering is not None
 
 
 @quick

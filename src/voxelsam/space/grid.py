@@ -22,6 +22,10 @@ FLAT = 1e-6
 """Volume of the parallelepiped of the unit axes below which three axes count as lying in one plane."""
 
 
+FARTHEST = 1e9
+"""Numbers of an affine beyond this (1000 km) are no place; sums of their squares would overflow."""
+
+
 @dataclass(frozen=True)
 class VoxelBox:
     """A box of whole voxels, ``start`` included, ``stop`` excluded."""
@@ -51,7 +55,7 @@ class Grid:
 
     Raises:
         GeometryError: the shape is not three positive counts, or the affine is not a finite, invertible 4 × 4 matrix
-            with last row 0 0 0 1.
+            with last row 0 0 0 1 and numbers of at most 1e9.
     """
 
     shape: tuple[int, int, int]
@@ -139,6 +143,8 @@ def _checked_affine(affine: Affine) -> Affine:
     matrix = np.array(affine, np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
         raise GeometryError(f"an affine is a finite 4 × 4 matrix, but this came:\n{matrix}")
+    if np.abs(matrix).max() > FARTHEST:
+        raise GeometryError(f"an affine counts in mm, but its numbers reach {np.abs(matrix).max():.3g}:\n{matrix}")
     if not np.allclose(matrix[3], (0, 0, 0, 1), rtol=0, atol=1e-9):
         raise GeometryError(f"the last row of an affine is 0 0 0 1, but {matrix[3]} came")
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)

@@ -1,7 +1,8 @@
 """From the grid of a file to the canonical grid that slices are cut from, and back.
 
 A plan without a target spacing only permutes and flips axes: ``restore`` then undoes ``bring`` exactly, whatever the
-grid (oblique, sheared, left-handed). With a target spacing both ways resample.
+grid (oblique, left-handed). Sheared grids, such as tilted CT, are resampled onto right angles; a target spacing also
+resamples. The way back is then by the nearest voxel, and its result has the source's shape and place as ever.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from voxelsam.errors import GeometryError
 from voxelsam.space.grid import Grid, Points3
 from voxelsam.space.orientation import PLANES, Plane, Reordering, to_axes
 from voxelsam.space.resample import resample, resample_labels
+from voxelsam.space.straighten import straightened
 from voxelsam.types import Affine, LabelArray, Pixels
 
 Spacing = Sequence[float | None]
@@ -26,8 +28,6 @@ TargetLabels = Integer[np.ndarray, "target_i target_j target_k"]
 
 _SAME_LATTICE = 1e-3
 """Largest offset, in voxels, of two lattices that count as one."""
-_RIGHT_ANGLES = 1e-3
-"""Largest cosine between two axes of a grid that counts as right-angled."""
 _SAME_SPACING = 1e-3
 """Relative difference of two spacings that count as one."""
 
@@ -99,21 +99,22 @@ class Placement:
 def canonical(source: Grid, plane: Plane, spacing: Spacing | None = None) -> Placement:
     """The way to the grid whose axes are ``PLANES[plane]`` as nearly as the source's voxel rows allow.
 
-    An oblique source stays oblique: no voxel is turned. Where a spacing is given, the target covers all of the
-    source; a sheared source is then straightened into right angles.
+    An oblique source stays oblique: no voxel is turned. A source whose axes are not at right angles is straightened
+    (see ``space.straighten``), films and single images excepted. The target covers all of the source.
 
     Args:
         source: grid of the file.
         plane: what a slice shows.
         spacing: millimetres along canonical i, j, k, None to keep; nothing is resampled when it is what the
-            source has.
+            source has (a sheared one after straightening).
 
     Raises:
         GeometryError: a spacing is not positive; a film or single image is asked for across another plane or at
             another distance of frames.
     """
-    reordering = to_axes(source.axes, PLANES[plane])
-    turned = Grid(_permuted(source.shape, reordering), source.affine @ reordering.matrix(source.shape), "space")
+    right = straightened(source) if source.along_k == "space" else source
+    reordering = to_axes(right.axes, PLANES[plane])
+    turned = Grid(_permuted(right.shape, reordering), right.affine @ reordering.matrix(right.shape), "space")
     _check_frames(source, reordering, plane, spacing)
     target = turned if spacing is None else _respaced(turned, spacing)
     return Placement(source, Grid(target.shape, target.affine, source.along_k))
@@ -125,19 +126,14 @@ def _permuted(shape: tuple[int, int, int], reordering: Reordering) -> tuple[int,
 
 
 def _respaced(grid: Grid, spacing: Spacing) -> Grid:
-    """A right-angled grid of that spacing over everything that a grid covers."""
+    """A grid of the same directions and that spacing over everything that a grid covers."""
     if len(spacing) != 3 or any(step is not None and not 0 < step < float("inf") for step in spacing):
         raise GeometryError(f"a spacing is three positive distances in mm (or none to keep), not {tuple(spacing)}")
     kept = np.asarray(grid.spacing)
     steps = np.array([own if step is None else step for own, step in zip(kept, spacing, strict=True)])
-    sheared = grid.shear > _RIGHT_ANGLES
-    if np.allclose(steps, kept, rtol=_SAME_SPACING, atol=0) and (not sheared or all(step is None for step in spacing)):
+    if np.allclose(steps, kept, rtol=_SAME_SPACING, atol=0):
         return grid
-    directions = grid.affine[:3, :3] / kept
-    if sheared:
-        left, _, right = np.linalg.svd(directions)
-        directions = left @ right
-    return _covering(grid, directions, steps)
+    return _covering(grid, grid.affine[:3, :3] / kept, steps)
 
 
 def _covering(grid: Grid, directions: Float64[np.ndarray, "3 3"], steps: Float64[np.ndarray, " 3"]) -> Grid:
