@@ -4,8 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxelsam import checks
 from voxelsam.errors import InputError
-from voxelsam.layouts import Case, default_split
+from voxelsam.layouts import Case, Split, default_split
+from voxelsam.layouts._dataset import Problems
+from voxelsam.layouts._split import check_splits
 
 
 def cases_of(groups: list[int]) -> tuple[Case, ...]:
@@ -55,3 +58,16 @@ def test_shares_that_cannot_be(share) -> None:
 def test_one_patient_cannot_be_split(groups) -> None:
     with pytest.raises(InputError, match="at least two patients"):
         default_split(cases_of(groups), 0)
+
+
+def test_a_leak_is_a_problem_unless_it_is_accepted() -> None:
+    leaking, cases = [Split(("c0", "c2"), ("c1", "c3"))], cases_of([0, 0, 1, 2])
+    strict, lenient = Problems(Path("d")), Problems(Path("d"))
+    check_splits(leaking, "splits.json", cases, strict)
+    with checks.watching({"SET-02"}) as watch:
+        check_splits(leaking, "splits.json", cases, lenient)
+    assert [code for code, _ in strict.found] == ["SET-02"]
+    assert lenient.found == []
+    assert [(finding.code, "p0 is on both sides" in finding.message) for finding in watch.findings] == [
+        ("SET-02", True)
+    ]

@@ -5,16 +5,17 @@ are read only where nothing else says which values there are, and no images, but
 how many channels there are.
 """
 
+from functools import cache
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
 from voxelsam import formats, plugins
 from voxelsam.errors import InputError
 from voxelsam.layouts._dataset import Case, Dataset, Split
-from voxelsam.layouts._split import default_split
+from voxelsam.layouts._split import default_split, kfold
 from voxelsam.volumes import LabelMap, Labels
 
-__all__ = ["Case", "Dataset", "Layout", "Split", "default_split", "open_dataset", "read_label"]
+__all__ = ["Case", "Dataset", "Layout", "Split", "default_split", "kfold", "open_dataset", "read_label"]
 
 
 @runtime_checkable
@@ -99,5 +100,6 @@ def recognising(root: Path) -> list[str]:
     return [name for name in found if name not in general]
 
 
+@cache
 def _modules() -> dict[str, Layout]:
     return {name: cast("Layout", plugins.load("layouts", name)) for name in plugins.names("layouts")}

@@ -6,12 +6,12 @@ A case is one scan. Its group is what must stay together when cases are split, a
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from voxelsam import formats
-from voxelsam.errors import InputError, LabelError
+from voxelsam.errors import ConfigError, InputError, LabelError
 from voxelsam.formats import picture
 from voxelsam.volumes import Kind, Labels
 from voxelsam.volumes.labels import Encoding
@@ -56,6 +56,8 @@ class Split:
 
     train: tuple[str, ...]
     val: tuple[str, ...]
+    name: str = ""
+    """What is special about it, where a data set comes with several that differ in kind."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,40 @@ class Dataset:
             raise InputError(f"{self.root}: fold {fold} was asked for, but the data set declares {hint}")
         chosen = self.splits[fold]
         return tuple(self.case(name) for name in chosen.train), tuple(self.case(name) for name in chosen.val)
+
+    def with_channels(self, names: Sequence[str]) -> Self:
+        """The data set with some of its channels, in the order asked for.
+
+        Args:
+            names: Out of ``channels``, each once.
+
+        Raises:
+            ConfigError: no name, a name twice, or one that is no channel.
+            InputError: VAL-06, a case has all its channels in one file, so that they cannot be told apart.
+        """
+        chosen = tuple(names)
+        strange = [name for name in chosen if name not in self.channels]
+        if not chosen or strange or len(set(chosen)) < len(chosen):
+            raise ConfigError(
+                f"channels to choose from are {', '.join(self.channels)}, each at most once; "
+                f"asked for were {', '.join(chosen) or 'none'}"
+            )
+        if chosen == self.channels:
+            return self
+        whole = [case.id for case in (*self.train, *self.test) if len(case.images) != len(self.channels)]
+        if whole:
+            raise InputError(
+                f"{self.root}: channels can be chosen where each is a file of its own, but the cases "
+                f"{some(whole)} have {len(self.channels)} channels in fewer files; write the channels to files",
+                code="VAL-06",
+            )
+        places = [self.channels.index(name) for name in chosen]
+
+        def pick(cases: Sequence[Case]) -> tuple[Case, ...]:
+            return tuple(replace(case, images=tuple(case.images[place] for place in places)) for case in cases)
+
+        kind = kind_of(chosen) if self.kind == "UNKNOWN" else self.kind
+        return replace(self, channels=chosen, kind=kind, train=pick(self.train), test=pick(self.test))
 
     def case(self, id: str) -> Case:  # noqa: A002 - the field's name
         """The case of that id.
@@ -181,6 +217,19 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
+def folders(root: Path) -> list[Path]:
+    """Folders in a folder in the order of their names, without hidden ones; empty if there is no such folder."""
+    if not root.is_dir():
+        return []
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """Names for a message, e.g. ``a, b and 3 more``."""
+    rest = len(names) - most
+    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+
+
 def kind_of(channels: Iterable[str]) -> Kind:
     """CT or MR if the names of all channels say so, else UNKNOWN."""
     kinds: set[Kind] = {_kind(name) for name in channels}
@@ -209,7 +258,7 @@ def labels_of(values: dict[str, Any], source: Path, problems: Problems) -> Label
         problems.add("SET-01", f"{source} has no label table (key 'labels')")
         return None
     try:
-        return Labels.from_json(values["labels"])
+        return Labels.from_json(values["labels"], values.get("codes"))
     except LabelError as error:
         problems.add("LAB-02", f"{source}: {error}")
         return None
