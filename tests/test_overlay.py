@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from voxelsam.errors import GeometryError, InputError
-from voxelsam.evaluate.overlay import choose_slices, overlay
+from voxelsam.overlay import choose_slices, overlay
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import LabelMap, Volume

@@ -12,8 +12,8 @@ from PIL import Image
 
 import voxelsam
 from voxelsam.data import phantom
-from voxelsam.evaluate.overlay import overlay
 from voxelsam.layouts import open_dataset
+from voxelsam.overlay import overlay
 from voxelsam.study import StudyPlan, study
 from voxelsam.train.run import train
 

@@ -75,6 +75,7 @@ class Description:
     format: int
     voxelsam: str
     labels: dict[str, Any]
+    """The label table, as in nnU-Net."""
     channels: tuple[str, ...]
     kind: Kind
     stack: StackPlan
@@ -87,6 +88,8 @@ class Description:
     """Tensors of the adaptation that are the backbone's own, bit for bit, and therefore not stored again."""
     prompts: PromptsLearnt = field(default_factory=PromptsLearnt)
     """Which prompts the model has learnt to answer."""
+    codes: dict[str, Any] = field(default_factory=dict)
+    """Coded terms of structures, where the data set gives its own."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained, for people and for the record: epochs, validation Dice, versions."""
 
@@ -101,7 +104,22 @@ class Bundle:
     @property
     def labels(self) -> Labels:
         """Names and values of the structures that it segments."""
-        return Labels.from_json(self.description.labels)
+        return Labels.from_json(self.description.labels, self.description.codes)
+
+    @property
+    def author(self) -> str:
+        """What label maps made by it say of their origin: program, version, beginning of the weights' SHA-256."""
+        return f"voxelsam {version('voxelsam')} {self.description.weights_sha256[:12]}".strip()
+
+    def identity(self) -> dict[str, str]:
+        """What tells it from every other bundle, for records."""
+        known = self.description
+        return {
+            "weights_sha256": known.weights_sha256,
+            "method": str(known.adapt.get("name", "")),
+            "backbone": known.backbone.name,
+            "backbone_sha256": known.backbone.sha256,
+        }
 
     def save(self, folder: Path) -> None:
         """Writes the bundle beside its place and then moves it there; a bundle that was there is replaced.
@@ -162,7 +180,7 @@ def load(folder: Path) -> Bundle:
                 f"{path} has format {record['format']}, this version reads up to {FORMAT}: update voxelsam"
             )
         description = config.parse(Description, record, where=str(path))
-        Labels.from_json(description.labels)
+        Labels.from_json(description.labels, description.codes)
         tensors = load_file(folder / WEIGHTS)
     except (ConfigError, LabelError, AttributeError, json.JSONDecodeError) as error:
         raise WeightsError(f"{path} is damaged: {error}") from None

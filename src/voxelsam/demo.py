@@ -11,7 +11,6 @@ from typing import Any
 from voxelsam import bundle, config
 from voxelsam.data import phantom
 from voxelsam.errors import OutputError
-from voxelsam.evaluate.overlay import Overlay, overlay
 from voxelsam.evaluate.report import write_html
 from voxelsam.evaluate.run import evaluate
 from voxelsam.evaluate.scores import CaseScore, Report
@@ -19,6 +18,7 @@ from voxelsam.formats import read_channels, read_labels
 from voxelsam.infer import cohort
 from voxelsam.infer.predictor import Predictor
 from voxelsam.layouts import Case
+from voxelsam.overlay import Overlay, overlay
 from voxelsam.train import history, run
 from voxelsam.train.job import Job, start
 

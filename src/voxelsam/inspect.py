@@ -44,7 +44,10 @@ def _data_set(path: Path) -> dict[str, Any]:
         "channels": dataset.channels,
         "labels": dataset.labels.to_json() if dataset.labels else None,
         "cases": {"labelled": len(dataset.train), "test": len(dataset.test)},
-        "folds": [{"train": len(split.train), "val": len(split.val)} for split in dataset.splits],
+        "folds": [
+            ({"name": split.name} if split.name else {}) | {"train": len(split.train), "val": len(split.val)}
+            for split in dataset.splits
+        ],
     }
 
 
@@ -77,6 +80,8 @@ KNOWN: tuple[tuple[Callable[[Path], bool], Callable[[Path], dict[str, Any]]], ..
     (lambda path: (path / bundle.DESCRIPTION).is_file(), _bundle),
     (lambda path: (path / "recipe.yaml").is_file(), _run),
     (_holds_checkpoint, _checkpoint),
+    (lambda path: bool(layouts.recognising(path)), _data_set),
+    (lambda path: path.is_dir() and formats.family(path) == "dicom", _volume),
     (Path.is_dir, _data_set),
     (Path.is_file, _volume),
 )

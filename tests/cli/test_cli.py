@@ -162,7 +162,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "no checkpoint": (("train", "{phantom}", "-o", "{tmp}/run", "--set", "backbone.weights=x.pth"), "x.pth"),
     "settings of a run that goes on": (("train", "-o", "{trained}", "--continue", "--set", "a.b=1"), "keeps its own"),
     "no bundle": (("predict", "-m", "{tmp}", "-i", "{phantom}/imagesTs", "-o", "{tmp}/m"), "not a bundle"),
-    "no scans": (("predict", "-m", "{trained}/best", "-i", "{tmp}", "-o", "{tmp}/m"), "no NIfTI file"),
+    "no scans": (("predict", "-m", "{trained}/best", "-i", "{tmp}", "-o", "{tmp}/m"), "no image of a known format"),
     "no masks": (("evaluate", "-i", "{tmp}", "-r", "{phantom}/labelsTr"), "no label file"),
     "no device": (
         ("predict", "-m", "{trained}/best", "-i", "{phantom}/imagesTs", "-o", "{tmp}/m", "--device", "cuda:77"),

@@ -260,7 +260,7 @@ def test_a_cohort_goes_by_names_and_one_case_stops_no_other(run: Run, model: Pat
     assert code == 1
     assert outcomes["b"]["status"] == "done"
     assert (outcomes["a"]["status"], outcomes["a"]["code"]) == ("failed", "PRM-08")
-    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["b.nii.gz", "predict.json"]
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == ["b.nii.gz", "run.json"]
     code, _, _ = run(*start, "-i", scans / "b.nii.gz", "-o", tmp_path / "b.nii.gz")
     assert code == 0
     assert (tmp_path / "b.nii.gz").read_bytes() == (tmp_path / "m" / "b.nii.gz").read_bytes()

@@ -14,7 +14,6 @@ from voxelsam.errors import InputError
 from voxelsam.layouts import Dataset, open_dataset
 from voxelsam.stacks.intensity import Intensity
 from voxelsam.stacks.plan import StackPlan
-from voxelsam.volumes.labels import Labels
 
 PARTS = ((StackPlan, "stack"), (Intensity, "intensity"))
 Pictures = Callable[..., Dataset]
@@ -37,19 +36,18 @@ def test_the_plane_is_the_one_of_thick_slices_however_a_file_is_stored(fingerpri
     assert all(case.spacings["axial"] == pytest.approx((3.8, 3.8, 12.0)) for case in fingerprint.cases)
 
 
-def test_structures_nobody_shows_are_found(fingerprint: Fingerprint, dataset: Dataset) -> None:
-    assert dataset.labels is not None
-    assert fingerprint.absent(dataset.labels) == ()
-    more = Labels({**dataset.labels.values, "pancreas": 9})
-    assert fingerprint.absent(more) == ("pancreas",)
-
-
 def test_a_suggestion_is_a_valid_part_of_a_recipe(dataset: Dataset, fingerprint: Fingerprint) -> None:
     suggestion, reasons = suggest(dataset, fingerprint, backbones.VARIANTS["sam-tiny"])
     plan = config.parse(StackPlan, suggestion["stack"])
     assert plan.size == (128, 128)
     assert config.parse(Intensity, suggestion["intensity"]).kind == "window"
     assert len(reasons) >= 4
+
+
+def test_a_published_window_goes_before_a_measured_one(dataset: Dataset, fingerprint: Fingerprint) -> None:
+    suggestion, reasons = suggest(replace(dataset, window=(-50, 150)), fingerprint, backbones.VARIANTS["sam-tiny"])
+    assert suggestion["intensity"] == {"kind": "window", "low": -50, "high": 150}
+    assert "published" in reasons["intensity"]
 
 
 def test_the_model_sees_slices_in_their_own_shape(dataset: Dataset, fingerprint: Fingerprint) -> None:

@@ -10,9 +10,9 @@ from PIL import Image
 
 from voxelsam.errors import OutputError
 from voxelsam.evaluate.metrics import Counts
-from voxelsam.evaluate.overlay import Overlay
 from voxelsam.evaluate.report import draw_curve, write_html
 from voxelsam.evaluate.scores import CaseScore, Failure, Report
+from voxelsam.overlay import Overlay
 from voxelsam.volumes.labels import Labels
 
 CURVE = [

@@ -4,9 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from voxelsam import bundle
+from voxelsam import bundle, formats, record
 from voxelsam.errors import InputError, OutputError
 from voxelsam.infer import cohort
 from voxelsam.infer.predictor import Predictor
@@ -74,8 +75,8 @@ def test_one_file_may_name_its_mask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "channels", "output", "complaint"),
     [
-        ((), 1, "out", "no NIfTI file"),
-        (("a.txt",), 1, "out", "no NIfTI file"),
+        ((), 1, "out", "no image of a known format"),
+        (("a.txt",), 1, "out", "no image of a known format"),
         (("a_0000.nii.gz",), 2, "out", "a: a_0000.nii.gz"),
         (("a.nii", "a.nii.gz"), 1, "out", "one file per case"),
         (("a.nii.gz", "b.nii.gz"), 1, "mask.nii.gz", "give a folder"),
@@ -106,7 +107,9 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 
 def test_masks_of_two_models_are_never_mixed(tmp_path: Path) -> None:
     todo = cohort.tasks(touch(tmp_path / "in", "a.nii.gz"), tmp_path / "out", 1)
-    cohort.write_record(tmp_path / "out", {"model": "one"})
+    with record.recording("predict") as run:
+        run.made_by, run.path = {"model": "one"}, cohort.place(todo, tmp_path / "out")
+        run.save("done")
     cohort.check_output(todo, tmp_path / "out", {"model": "one"}, go_on=True)
     with pytest.raises(OutputError, match="another model"):
         cohort.check_output(todo, tmp_path / "out", {"model": "two"}, go_on=True)
@@ -131,6 +134,86 @@ def test_a_bad_case_stops_nothing_else(trained: Path, phantom: Path, tmp_path: P
     assert [outcome.status for outcome in cohort.run(predictor, todo[1:])] == ["kept"]
 
 
-def test_the_record_is_plain_json(tmp_path: Path) -> None:
-    cohort.write_record(tmp_path / "out", {"model": "one"})
-    assert json.loads((tmp_path / "out" / cohort.RECORD).read_text()) == {"model": "one"}
+def test_the_record_names_cases_and_no_paths(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    source = Path(shutil.copytree(phantom / "imagesTs", tmp_path / "in"))
+    (source / "aaa_0000.nii.gz").write_bytes(b"<html>sorry</html>")
+    todo = cohort.tasks(source, tmp_path / "out", 1)
+    with record.recording("predict", {"stride": 3}) as run:
+        run.path = cohort.place(todo, tmp_path / "out")
+        list(cohort.run(Predictor(bundle.load(trained / "best"), device="cpu", stride=3), todo, noted=run))
+    text = (tmp_path / "out" / record.FILE).read_text()
+    assert str(tmp_path) not in text
+    (entry,) = json.loads(text)["runs"]
+    assert entry["status"] == "done"
+    assert entry["cases"]["aaa"]["status"] == "failed"
+    assert entry["cases"][todo[1].id]["sha256"] == record.digest(todo[1].images)
+
+
+def test_a_run_that_makes_no_mask_leaves_nothing(trained: Path, tmp_path: Path) -> None:
+    source = touch(tmp_path / "in", "a.nii.gz")
+    todo = cohort.tasks(source, tmp_path / "out", 1)
+    with record.recording("predict") as run:
+        run.path = cohort.place(todo, tmp_path / "out")
+        outcomes = list(cohort.run(Predictor(bundle.load(trained / "best"), device="cpu"), todo, noted=run))
+    assert [outcome.status for outcome in outcomes] == ["failed"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_is_stopped_says_so(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    todo = cohort.tasks(phantom / "imagesTr", tmp_path / "out", 1)
+    with record.recording("predict") as run:
+        run.path = cohort.place(todo, tmp_path / "out")
+        going = cohort.run(Predictor(bundle.load(trained / "best"), device="cpu", stride=3), todo, noted=run)
+        next(going)
+        going.close()
+    assert record.read(run.path)["runs"][0]["status"] == "interrupted"
+
+
+def test_previews_and_probabilities_lie_in_folders_of_their_own(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    todo = cohort.tasks(phantom / "imagesTs", tmp_path / "out", 1)
+    predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
+    extras = cohort.Extras(preview=True, probabilities=True)
+    assert [outcome.status for outcome in cohort.run(predictor, todo, extras=extras)] == ["done"]
+    (case,) = todo
+    mask = formats.read_labels(case.output, predictor.bundle.labels)
+    maps = []
+    for name in predictor.bundle.labels.names:
+        volume = formats.read(tmp_path / "out" / "probabilities" / f"{case.id}_{name}.nii.gz")
+        assert volume.grid.same_place(mask.grid)
+        maps.append(volume.data[0])
+    every = np.stack([1 - np.sum(maps, axis=0), *maps])
+    first, second = np.sort(every, axis=0)[[-1, -2]]
+    sure = first - second > 0.03
+    values = np.array([0, *(predictor.bundle.labels.values[name] for name in predictor.bundle.labels.names)])
+    assert sure.mean() > 0.1
+    assert every[1:].max() > 0.05
+    assert (mask.data[sure] == values[every.argmax(0)][sure]).all()
+    assert (tmp_path / "out" / "previews" / f"{case.id}.png").is_file()
+
+
+def test_probabilities_that_nobody_asked_for_are_not_there(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
+    prediction = predictor(formats.read(next((phantom / "imagesTs").iterdir())))
+    with pytest.raises(OutputError, match="no probabilities"):
+        prediction.save_probabilities(tmp_path / "case")
+
+
+@pytest.mark.parametrize(
+    ("ending", "output", "expected"), [(".nii", "out", "a.nii"), (None, "out", "a.nii.gz"), (".nii", "b.nii", "b.nii")]
+)
+def test_the_ending_of_masks_can_be_chosen(tmp_path: Path, ending: str | None, output: str, expected: str) -> None:
+    source = touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz"
+    (task,) = cohort.tasks(source, tmp_path / output, 1, ending=ending)
+    assert task.output.name == expected
+
+
+@pytest.mark.parametrize(("ending", "output"), [(".docx", "out"), (".nii.gz", "b.nii")])
+def test_an_ending_that_cannot_be_is_refused(tmp_path: Path, ending: str, output: str) -> None:
+    source = touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz"
+    with pytest.raises(OutputError):
+        cohort.tasks(source, tmp_path / output, 1, ending=ending)
+
+
+def test_one_series_is_not_for_several_cases(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="one case"):
+        cohort.tasks(touch(tmp_path / "in", "a.nii.gz", "b.nii.gz"), tmp_path / "out", 1, series="2")

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from voxelsam import bundle
-from voxelsam.errors import ConfigError, InputError, OutputError, WeightsError
+from voxelsam.errors import ConfigError, InputError, InputWarning, OutputError, WeightsError
 from voxelsam.train import history
 from voxelsam.train.job import go_on, start
 from voxelsam.train.run import train
@@ -216,8 +216,14 @@ def test_a_structure_that_no_training_case_shows(phantom: Path, tmp_path: Path) 
     record = json.loads((copy / "dataset.json").read_text())
     record["labels"]["pancreas"] = 99
     (copy / "dataset.json").write_text(json.dumps(record))
-    with pytest.raises(InputError, match="no training case shows pancreas"):
+    with (
+        pytest.warns(InputWarning, match="LAB-03: no case of validation shows pancreas"),
+        pytest.raises(InputError, match="no case of training shows pancreas") as stop,
+    ):
         start(copy, tmp_path / "run", {})
+    assert stop.value.code == "LAB-03"
+    accepted = start(copy, tmp_path / "run", {"data": {"accept": ["LAB-03"]}})
+    assert "pancreas" in accepted.labels.names
 
 
 def test_every_unusable_case_is_named(phantom: Path, tmp_path: Path) -> None:

@@ -10,22 +10,27 @@ import warnings
 import typer
 
 from voxelsam import __version__
-from voxelsam.cli import demo, evaluate, info, predict, prompt, train
+from voxelsam.cli import demo, doctor, evaluate, fix, info, predict, prompt, pull, push, split, train
 from voxelsam.cli.screen import complain, warn
 from voxelsam.errors import VoxelSamError
 
 app = typer.Typer(
     name="voxelsam",
-    help="Adapts SAM-family foundation models to medical volumes: train, predict, evaluate.",
+    help="Adapts SAM-family foundation models to medical volumes: check, train, predict, prompt, evaluate.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command("doctor")(doctor.doctor)
+app.command("fix")(fix.fix)
+app.command("split")(split.split)
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("prompt")(prompt.prompt)
 app.command("evaluate")(evaluate.evaluate)
+app.command("pull")(pull.pull)
+app.command("push")(push.push)
 app.command("info")(info.info)
 app.command("demo")(demo.demo)
 

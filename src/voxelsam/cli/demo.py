@@ -17,12 +17,16 @@ def demo(
 ) -> None:
     """The whole main job on a small data set: train, predict, evaluate, report."""
     from voxelsam import demo as tour
+    from voxelsam import record
     from voxelsam.train import run
 
-    with screen.bars() as bar:
-        job = tour.prepare(data, output, settings or [], bar)
-    screen.job(job)
-    run.fit(job, bar=screen.err.is_terminal, told=screen.epoch)
-    with screen.bars() as bar:
-        for line in tour.finish(job, output, bar):
-            screen.out.print(line, markup=False)
+    with record.recording("demo") as noted:
+        with screen.bars() as bar:
+            job = tour.prepare(data, output, settings or [], bar)
+            run.note(job, noted)
+        screen.job(job)
+        run.fit(job, bar=screen.err.is_terminal, told=screen.epoch)
+        with screen.bars() as bar:
+            for line in tour.finish(job, output, bar):
+                screen.out.print(line, markup=False)
+        noted.save("done")

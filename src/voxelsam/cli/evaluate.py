@@ -20,6 +20,9 @@ def evaluate(
         typer.Option(help="Score of a structure that neither mask has; nan leaves it out."),
     ] = "nan",
     allow_missing: Annotated[bool, typer.Option(help="List missing predictions as failures, do not stop.")] = False,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="Go on where this check stops (its code, such as GEO-02). Repeatable.")
+    ] = None,
     interactive: Annotated[
         bool,
         typer.Option("--interactive", help="Prompt a model with simulated clicks and boxes; OUTPUT is a new folder."),
@@ -39,6 +42,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Compare masks with references, geometry first; or, with --interactive, measure what prompts gain."""
+    from voxelsam import record
     from voxelsam.errors import ConfigError
     from voxelsam.evaluate import run
     from voxelsam.layouts import open_dataset
@@ -50,23 +54,27 @@ def evaluate(
         return
     if predictions is None or model is not None:
         raise ConfigError("which masks? give them with -i; or prompt a model with --interactive -m BUNDLE")
-    against: Path | dict[str, Path] = references
+    against: Path | dict[str, run.Reference] = references
     labels = None
     if fold is not None:
         dataset = open_dataset(references)
         labels = dataset.labels
-        against = {case.id: case.label for case in dataset.split(fold)[1] if case.label}
-    with screen.bars() as bar:
-        advance = bar("comparing")
-        report = run.evaluate(
-            predictions,
-            against,
-            labels=labels,
-            empty=empty,
-            out=output,
-            allow_missing=allow_missing,
-            progress=lambda done, total, case: advance(done, total),
-        )
+        against = {case.id: case for case in dataset.split(fold)[1] if case.label}
+    choices = {"fold": fold, "empty": empty, "allow_missing": allow_missing}
+    with record.recording("evaluate", choices, accept or ()) as noted:
+        with screen.bars() as bar:
+            advance = bar("comparing")
+            report = run.evaluate(
+                predictions,
+                against,
+                labels=labels,
+                empty=empty,
+                out=output,
+                allow_missing=allow_missing,
+                progress=lambda done, total, case: advance(done, total),
+            )
+        if output is not None:
+            run.note(report, noted, output)
     screen.scores(report, as_json)
     if report.failures:
         raise typer.Exit(1)

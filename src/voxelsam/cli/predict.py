@@ -10,7 +10,9 @@ from voxelsam.cli import screen
 
 def predict(
     model: Annotated[Path, typer.Option("-m", "--model", help="Bundle folder, e.g. run/best.")],
-    source: Annotated[Path, typer.Option("-i", "--input", help="Image file, or folder of image files.")],
+    source: Annotated[
+        Path, typer.Option("-i", "--input", help="Image file, DICOM series (folder or zip), or folder of them.")
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the masks (for one file also a file name).")
     ],
@@ -22,33 +24,51 @@ def predict(
         bool, typer.Option("--largest", help="Keep only the largest connected part of each structure.")
     ] = False,
     smallest: Annotated[float, typer.Option(help="Drop connected parts of fewer cubic millimetres.")] = 0.0,
+    ending: Annotated[
+        str | None,
+        typer.Option("--format", help="Ending of the masks: nii.gz, nrrd, seg.nrrd, dcm …; default: the image's."),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Which DICOM series of a folder that holds several; without it they are listed.")
+    ] = None,
+    film: Annotated[
+        bool, typer.Option("--film", help="Folders of numbered pictures are films; else each picture is a case.")
+    ] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Write a picture of each case with its mask.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--save-probabilities", help="Write a map from 0 to 1 for each structure.")
+    ] = False,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="Go on where this check stops (its code, such as DCM-01). Repeatable.")
+    ] = None,
     go_on: Annotated[bool, typer.Option("--continue", help="Keep masks that are there already.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would be done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Segment volumes; a mask has exactly the shape and affine of its volume. No labels are needed."""
-    from voxelsam import bundle
+    from voxelsam import bundle, record
     from voxelsam.infer import cohort
     from voxelsam.infer.clean import Clean
     from voxelsam.infer.predictor import Predictor
 
     trained = bundle.load(model)
-    todo = cohort.tasks(source, output, len(trained.description.channels))
     clean = Clean(largest, smallest)
-    record = {"model": trained.description.weights_sha256, "stride": str(stride), "precision": precision}
-    if clean != Clean():
-        record |= {"largest": str(largest), "smallest": str(smallest)}
-    cohort.check_output(todo, output, record, go_on)
-    if dry_run:
-        screen.outcomes([{"id": task.id, "output": task.output, "status": "planned"} for task in todo], as_json)
-        return
-    predictor = Predictor(trained, weights=weights, device=device, precision=precision, stride=stride, clean=clean)
-    predictor.check_prompt_free()
-    if todo[0].output != output:
-        cohort.write_record(output, record)
-    with screen.bars() as bar:
-        outcomes = list(cohort.run(predictor, todo, progress=lambda task: bar(task.id)))
-    screen.outcomes([vars(outcome) for outcome in outcomes], as_json)
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
-    if failed:
-        raise typer.Exit(2 if failed == len(outcomes) else 1)
+    settings = {"stride": stride, "precision": precision, **vars(clean)}
+    with record.recording("predict", settings | {"device": device, "series": series}, accept or ()) as run:
+        todo = cohort.tasks(
+            source, output, len(trained.description.channels), ending=screen.dotted(ending), series=series, film=film
+        )
+        run.made_by = {"bundle": trained.description.weights_sha256, **settings, "accepted": sorted(accept or ())}
+        run.facts["bundle"] = trained.identity()
+        cohort.check_output(todo, output, run.made_by, go_on)
+        if dry_run:
+            screen.outcomes([{"id": task.id, "output": task.output, "status": "planned"} for task in todo], as_json)
+            return
+        predictor = Predictor(trained, weights=weights, device=device, precision=precision, stride=stride, clean=clean)
+        predictor.check_prompt_free()
+        run.path = cohort.place(todo, output)
+        extras = cohort.Extras(preview, probabilities)
+        with screen.bars() as bar:
+            found = cohort.run(predictor, todo, progress=lambda task: bar(task.id), extras=extras, noted=run)
+            outcomes = list(found)
+    screen.finish(outcomes, as_json)

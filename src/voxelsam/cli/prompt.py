@@ -10,7 +10,9 @@ from voxelsam.cli import screen
 
 def prompt(
     model: Annotated[Path, typer.Option("-m", "--model", help="Bundle folder, e.g. run/best.")],
-    source: Annotated[Path, typer.Option("-i", "--input", help="Image file, or folder of image files.")],
+    source: Annotated[
+        Path, typer.Option("-i", "--input", help="Image file, DICOM series (folder or zip), or folder of them.")
+    ],
     output: Annotated[
         Path, typer.Option("-o", "--output", help="Folder for the masks (for one file also a file name).")
     ],
@@ -38,6 +40,20 @@ def prompt(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
     stride: Annotated[int | None, typer.Option(min=1, help="Slices between stacks; default: the model's.")] = None,
+    ending: Annotated[
+        str | None,
+        typer.Option("--format", help="Ending of the masks: nii.gz, nrrd, seg.nrrd, dcm …; default: the image's."),
+    ] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Which DICOM series of a folder that holds several; without it they are listed.")
+    ] = None,
+    film: Annotated[
+        bool, typer.Option("--film", help="Folders of numbered pictures are films; else each picture is a case.")
+    ] = False,
+    preview: Annotated[bool, typer.Option("--preview", help="Write a picture of each case with its mask.")] = False,
+    accept: Annotated[
+        list[str] | None, typer.Option(help="Go on where this check stops (its code, such as DCM-01). Repeatable.")
+    ] = None,
     go_on: Annotated[bool, typer.Option("--continue", help="Keep masks that are there already.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every scan and its prompts; write nothing.")
@@ -45,7 +61,7 @@ def prompt(
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Segment what points, boxes, scribbles and masks show; for one scan or a cohort."""
-    from voxelsam import bundle
+    from voxelsam import bundle, record
     from voxelsam.infer import cohort, prompt_cohort
     from voxelsam.infer.predictor import Predictor
     from voxelsam.infer.session import check_learnt
@@ -62,25 +78,25 @@ def prompt(
         space=space,
         propagate=tuple(propagate or ()),
     )
-    todo = cohort.tasks(source, output, len(known.channels))
-    request.check(todo, labels)
-    rules = {"base": base, "outside": outside, "overlap": overlap}
-    record = {"model": known.weights_sha256, "stride": str(stride), "precision": precision, **rules}
-    record["prompts"] = request.digest
-    cohort.check_output(todo, output, record, go_on)
-    if dry_run:
-        outcomes = list(prompt_cohort.planned(todo, request, len(known.channels), labels))
-    else:
+    settings = {"base": base, "outside": outside, "overlap": overlap, "stride": stride, "precision": precision}
+    with record.recording("prompt", settings | {"device": device, "series": series}, accept or ()) as run:
+        todo = cohort.tasks(source, output, len(known.channels), ending=screen.dotted(ending), series=series, film=film)
+        request.check(todo, labels)
+        run.made_by = {"bundle": known.weights_sha256, **settings, "accepted": sorted(accept or ())}
+        run.made_by = {**run.made_by, "prompts": request.digest}
+        run.facts["bundle"] = trained.identity()
+        cohort.check_output(todo, output, run.made_by, go_on)
+        if dry_run:
+            screen.finish(list(prompt_cohort.planned(todo, request, len(known.channels), labels)), as_json)
+            return
         predictor = Predictor(trained, weights=weights, device=device, precision=precision, stride=stride)
         session = predictor.open(base=base, outside=outside, overlap=overlap, folder=cache)
-        in_folder = todo[0].output != output
-        segment = prompt_cohort.segmenting(
-            session, request, lambda: cohort.write_record(output, record) if in_folder else None
-        )
+        run.path = cohort.place(todo, output)
+        extras = cohort.Extras(preview)
+        segment = prompt_cohort.segmenting(session, request)
         with screen.bars() as bar:
-            run = cohort.run(predictor, todo, progress=lambda task: bar(task.id), segment=segment)
-            outcomes = list(run)
-    screen.outcomes([vars(outcome) for outcome in outcomes], as_json)
-    failed = sum(outcome.status == "failed" for outcome in outcomes)
-    if failed:
-        raise typer.Exit(2 if failed == len(outcomes) else 1)
+            found = cohort.run(
+                predictor, todo, progress=lambda task: bar(task.id), segment=segment, extras=extras, noted=run
+            )
+            outcomes = list(found)
+    screen.finish(outcomes, as_json)

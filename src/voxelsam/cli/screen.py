@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 if TYPE_CHECKING:
     from voxelsam.evaluate.scores import Report
+    from voxelsam.infer.cohort import Outcome
     from voxelsam.study import Study
     from voxelsam.train.job import Job
 
@@ -80,6 +82,19 @@ def outcomes(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         mark = {"failed": "[red]failed[/]", "kept": "[yellow]kept[/]"}.get(row["status"], row["status"])
         out.print(f"{mark}  {row['id']}  {row.get('code', '')} ", end="")
         out.print(row.get("reason") or str(row["output"]), markup=False)
+
+
+def finish(cases: "Sequence[Outcome]", as_json: bool) -> None:
+    """What became of each case, and the exit code: 0, 1 where some failed, 2 where all did."""
+    outcomes([case.to_json() for case in cases], as_json)
+    failed = sum(case.status == "failed" for case in cases)
+    if failed:
+        raise typer.Exit(2 if failed == len(cases) else 1)
+
+
+def dotted(ending: str | None) -> str | None:
+    """A file's ending with its dot, whether the user wrote it or not."""
+    return ending and f".{ending.removeprefix('.')}"
 
 
 def job(ready: "Job") -> None:

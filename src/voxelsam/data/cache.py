@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Integer, Shaped, UInt8
+from jaxtyping import Bool, Integer, Shaped, UInt8
 
 from voxelsam import config
 from voxelsam.errors import LabelError
@@ -45,6 +45,8 @@ class Prepared:
     """Millimetres along i, j and k."""
     instances: Integer[np.ndarray, "i j k"] | None = None
     """Numbers of single objects, 0 where there is none; None where the data set does not tell them apart."""
+    unlabelled: Bool[np.ndarray, " classes"] | None = None
+    """Classes that nobody looked for in this case; None where all were looked for."""
 
     @property
     def slices(self) -> int:
@@ -92,6 +94,7 @@ class Store:
             scale=config.parse(Scale, record["scale"]),
             spacing=tuple(record["spacing"]),
             instances=None if instances is None else instances.transpose(2, 1, 0),
+            unlabelled=self._unlabelled(case),
         )
 
     def _prepare(self, case: Case, place: Path) -> None:
@@ -107,6 +110,15 @@ class Store:
                 np.save(folder / INSTANCE, np.ascontiguousarray(placement.bring_labels(instances).transpose(2, 1, 0)))
             record = {"scale": config.plain(scale), "spacing": list(placement.target.spacing)}
             (folder / RECORD).write_text(json.dumps(record), "utf-8")
+
+    def _unlabelled(self, case: Case) -> Bool[np.ndarray, " classes"] | None:
+        if strange := [name for name in case.unlabelled if name not in self.labels.names]:
+            raise LabelError(
+                f"{case.id}: {', '.join(strange)} count as not looked for, but are no structures", code="LAB-04"
+            )
+        if not case.unlabelled:
+            return None
+        return np.array([name in case.unlabelled for name in self.labels.values])
 
     def _key(self, case: Case) -> str:
         files = [path for path in (*case.images, case.label, case.instances) if path]

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from voxelsam import checks, examine
 from voxelsam.backbones import SEEDED
+from voxelsam.checks import Finding
 from voxelsam.data.cache import read_case
 from voxelsam.errors import InputError
 from voxelsam.layouts import Case, Dataset
@@ -54,6 +56,8 @@ class Fingerprint:
     """Measured on the training cases of a data set."""
 
     cases: tuple[CaseFacts, ...]
+    examined: tuple[examine.CaseFacts, ...] = ()
+    """What the checks across cases judge; not kept."""
 
     @property
     def plane(self) -> Plane:
@@ -65,13 +69,9 @@ class Fingerprint:
         """Whether every case is a lone picture."""
         return all(case.alone for case in self.cases)
 
-    def absent(self, labels: Labels) -> tuple[str, ...]:
-        """Structures of the table that no case shows."""
-        return tuple(name for name in labels.names if not any(case.voxels.get(name) for case in self.cases))
-
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
+        """The cases as plain values."""
+        return {"cases": [asdict(case) for case in self.cases]}
 
 
 def measure(
@@ -79,6 +79,9 @@ def measure(
     labels: Labels,
     channels: Sequence[str],
     progress: Callable[[int, int], None] | None = None,
+    *,
+    kind: Kind = "UNKNOWN",
+    depth: int = DEPTH,
 ) -> Fingerprint:
     """Reads every case once, checks it, and measures it.
 
@@ -87,21 +90,31 @@ def measure(
         labels: the label table.
         channels: names of the channels of each case.
         progress: called with (done, total).
+        kind: modality that the data set states.
+        depth: slices that a stack will have; scans with fewer are told.
 
     Raises:
         InputError: one or more cases cannot be used; every one is listed.
     """
-    facts, problems = [], []
+    facts, examined, problems = [], [], []
+    told: list[Finding] = []
     for number, case in enumerate(cases):
         try:
-            facts.append(_facts(case, labels, channels))
+            with checks.watching(where=case.id):
+                fact, about = _facts(case, labels, channels, kind)
+            found = examine.case(about, labels, depth, told=examine.READING)
+            facts.append(fact)
+            examined.append(about)
+            problems += [f"  {case.id}: {one.code}: {one.message}" for one in found if checks.stops(one)]
+            told += [one for one in found if not checks.stops(one)]
         except InputError as error:
             problems.append(f"  {case.id}: {error}")
         if progress:
             progress(number + 1, len(cases))
+    checks.settle(told)
     if problems:
         raise InputError(f"{len(problems)} of {len(cases)} cases cannot be used:\n" + "\n".join(problems))
-    return Fingerprint(tuple(facts))
+    return Fingerprint(tuple(facts), tuple(examined))
 
 
 def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tuple[dict[str, Any], dict[str, str]]:
@@ -133,6 +146,10 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
     if all(case.kind == "PICTURE" for case in fingerprint.cases):
         intensity: dict[str, Any] = {"kind": "unit", "low": 0.0, "high": 255.0}
         reasons["intensity"] = "intensity 0..255: pictures of 8 bits, all on one scale"
+    elif dataset.window is not None:
+        low, high = dataset.window
+        intensity = {"kind": "window", "low": low, "high": high}
+        reasons["intensity"] = f"intensity {low:g}..{high:g}: the window of the data set's published protocol"
     elif dataset.kind == "CT":
         low = float(np.median([case.intensity[0][0] for case in fingerprint.cases]))
         high = float(np.median([case.intensity[0][2] for case in fingerprint.cases]))
@@ -169,15 +186,16 @@ def _size(fingerprint: Fingerprint, plane: Plane, variant: Variant) -> tuple[int
     return height, width
 
 
-def _facts(case: Case, labels: Labels, channels: Sequence[str]) -> CaseFacts:
+def _facts(case: Case, labels: Labels, channels: Sequence[str], kind: Kind) -> tuple[CaseFacts, examine.CaseFacts]:
     volume, label_map, _ = read_case(case, labels, len(channels))
+    about = examine.measure(case.id, volume, label_map, group=case.group, kind=kind, unlabelled=case.unlabelled)
     classes = labels.to_classes(label_map.data)
     inside = (classes > 0) & (classes < 255)
     values = [channel[inside] if inside.any() else channel.ravel() for channel in volume.data]
     planes = PLANES if volume.grid.along_k == "space" else (plane_of(volume.grid),)
     placements = {plane: canonical(volume.grid, plane) for plane in planes}
     counts = np.bincount(classes[inside], minlength=labels.count)
-    return CaseFacts(
+    facts = CaseFacts(
         id=case.id,
         plane=plane_of(volume.grid),
         sizes={plane: placement.target.shape for plane, placement in placements.items()},
@@ -187,6 +205,7 @@ def _facts(case: Case, labels: Labels, channels: Sequence[str]) -> CaseFacts:
         kind=volume.kind,
         alone=volume.grid.along_k == "single",
     )
+    return facts, about
 
 
 def _quantiles(values: Shaped[np.ndarray, " voxels"]) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -79,6 +79,7 @@ class Stacks(Dataset[StackBatch]):
             target[None],
             instances=None if case.instances is None else others[0][None],
             extents=None if shadow is None else shadow.extents(others[-1], start)[None],
+            unlabelled=None if case.unlabelled is None else torch.from_numpy(case.unlabelled)[None],
         )
 
 
@@ -166,7 +167,7 @@ def loader(stacks: Stacks, order: Order, batch: int, workers: int = 0) -> "DataL
 
 
 def collate(items: Sequence[StackBatch]) -> StackBatch:
-    """Several batches of one as one batch; what one of them lacks, all lack."""
+    """Several batches of one as one batch; what one of them lacks, all lack, but for marks of unlabelled classes."""
     return StackBatch(
         images=torch.cat([item.images for item in items]),
         first=torch.cat([item.first for item in items]),
@@ -175,7 +176,17 @@ def collate(items: Sequence[StackBatch]) -> StackBatch:
         target=_together([item.target for item in items]),
         instances=_together([item.instances for item in items]),
         extents=_together([item.extents for item in items]),
+        unlabelled=_marks(items),
     )
+
+
+def _marks(items: Sequence[StackBatch]) -> Bool[Tensor, "batch classes"] | None:
+    """Classes that nobody looked for; none in the items that say nothing, unless no item says anything."""
+    said = next((item.unlabelled for item in items if item.unlabelled is not None), None)
+    if said is None:
+        return None
+    none = said.new_zeros(said.shape[1])
+    return torch.cat([none.expand(len(item), -1) if item.unlabelled is None else item.unlabelled for item in items])
 
 
 def _together(tensors: Sequence[Tensor | None]) -> Tensor | None:

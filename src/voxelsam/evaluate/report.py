@@ -13,9 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from voxelsam.evaluate.overlay import Overlay
 from voxelsam.evaluate.scores import DEFINITIONS, RULES, Report
 from voxelsam.files import write_text
+from voxelsam.overlay import Overlay
 
 _LOSSES = {"train_loss": ("training", "#3b82c4"), "val_loss": ("validation", "#e0662f")}
 _SCORES = ("#16a07a", "#8d62c9", "#c79a1b", "#d0517f", "#5b8f2f", "#3b82c4")
@@ -117,7 +117,10 @@ def _case_rows(report: Report) -> list[dict[str, Any]]:
         {
             "case": case.case,
             "mean": report.case_dice(case),
-            "scores": [case.counts[row.value].dice(report.empty) for row in report.classes],
+            "scores": [
+                case.counts[row.value].dice(report.empty) if row.value in case.counts else math.nan
+                for row in report.classes
+            ],
         }
         for case in report.worst_first()
     ]

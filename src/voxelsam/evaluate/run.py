@@ -12,16 +12,21 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from voxelsam import checks
 from voxelsam.errors import InputError, InputWarning, LabelError
 from voxelsam.evaluate.metrics import Counts, count, count_classes, empty_rule
 from voxelsam.evaluate.scores import CaseScore, Failure, Report
-from voxelsam.formats import ending_of, endings, read_labels
-from voxelsam.layouts import open_dataset
+from voxelsam.formats import ending_of, endings, read_labels, read_labels_on
+from voxelsam.layouts import Case, open_dataset, read_label
+from voxelsam.record import FILE, Run, digest
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.pair import check_grids
 from voxelsam.volumes.volume import LabelMap
 
 DESCRIPTION = "dataset.json"
+
+Reference = Path | Case
+"""A label file, or a case of a data set, whose layout knows how its label is read."""
 
 Progress = Callable[[int, int, str], None]
 """Called with the number of cases done, of all cases, and the id of the next one."""
@@ -29,7 +34,7 @@ Progress = Callable[[int, int, str], None]
 
 def evaluate(
     predictions: Path,
-    references: Path | Mapping[str, Path],
+    references: Path | Mapping[str, Reference],
     *,
     labels: Labels | None = None,
     empty: str = "nan",
@@ -42,7 +47,7 @@ def evaluate(
     Args:
         predictions: a folder of label files, or one file.
         references: a folder of label files, a data set's folder (its training or test cases, whichever the
-            predictions belong to), one file if ``predictions`` is one, or label files by case id.
+            predictions belong to), one file if ``predictions`` is one, or cases or label files by case id.
         labels: the label table; by default the one in the references' data set, else made from the values found.
         empty: rule for classes that are in neither mask, see ``metrics``.
         out: where to write ``summary.json`` and ``summary.csv``; a folder or the JSON's name.
@@ -83,24 +88,49 @@ def evaluate(
     return report
 
 
-def score(case: str, prediction: Path, reference: Path, labels: Labels) -> CaseScore:
-    """One pair of files.
+def note(report: Report, noted: Run, output: Path) -> None:
+    """Writes the record of an evaluation beside its summary.
+
+    Args:
+        report: what was found.
+        noted: the record.
+        output: as in ``evaluate``.
+    """
+    for scored in report.cases:
+        found = [finding for finding in noted.watch.findings if finding.where == scored.case]
+        noted.case(scored.case, "scored", found, sha256=digest([scored.prediction, scored.reference]))
+    for failure in report.failures:
+        noted.case(failure.case, "failed", code=failure.code)
+    noted.path = (output.parent if output.suffix == ".json" else output) / FILE
+    noted.save("done")
+
+
+def score(case: str, prediction: Path, reference: Reference, labels: Labels) -> CaseScore:
+    """One pair of files. Structures that nobody looked for in a case are not scored there.
 
     Raises:
         GeometryError: the grids differ.
         InputError: a file cannot be read, or its values do not fit the table.
     """
-    truth = read_labels(reference, labels)
-    guess = read_labels(prediction, labels)
-    check_grids(truth.grid, guess.grid, str(reference), str(prediction))
+    truth = read_label(reference, labels) if isinstance(reference, Case) else read_labels(reference, labels)
+    file = _file(reference)
+    guess = read_labels_on(prediction, truth.grid, labels)
+    check_grids(truth.grid, guess.grid, str(file), str(prediction))
     counted = _counted(guess, truth, prediction)
     counts = count_classes(labels.to_classes(guess.data), labels.to_classes(truth.data), labels.count, counted)
-    structures = {value: counts[index] for index, value in enumerate(labels.values.values()) if value != 0}
-    regions = {values: _region(guess, truth, values, counted) for values in labels.regions.values()}
+    unknown = {labels.values[name] for name in reference.unlabelled} if isinstance(reference, Case) else set()
+    structures = {
+        value: counts[index] for index, value in enumerate(labels.values.values()) if value and value not in unknown
+    }
+    regions = {
+        values: _region(guess, truth, values, counted)
+        for values in labels.regions.values()
+        if not unknown.intersection(values)
+    }
     return CaseScore(
         case=case,
         prediction=prediction,
-        reference=reference,
+        reference=file,
         spacing=truth.grid.spacing,
         displacement=truth.grid.displacement(guess.grid),
         counts=structures | regions,
@@ -116,14 +146,15 @@ def _region(
 
 
 def _score_all(
-    pairs: Mapping[str, tuple[Path, Path]], labels: Labels, progress: Progress | None
+    pairs: Mapping[str, tuple[Path, Reference]], labels: Labels, progress: Progress | None
 ) -> tuple[list[CaseScore], list[Failure]]:
     scores, failures = [], []
     for number, (case, (prediction, reference)) in enumerate(pairs.items()):
         if progress is not None:
             progress(number, len(pairs), case)
         try:
-            scores.append(score(case, prediction, reference, labels))
+            with checks.watching(where=case):
+                scores.append(score(case, prediction, reference, labels))
         except InputError as error:
             failures.append(Failure(case, str(error), error.code))
     return scores, failures
@@ -145,8 +176,8 @@ def _counted(guess: LabelMap, truth: LabelMap, prediction: Path) -> Bool[np.ndar
 
 
 def _files(
-    predictions: Path, references: Path | Mapping[str, Path]
-) -> tuple[dict[str, Path], dict[str, Path], Labels | None]:
+    predictions: Path, references: Path | Mapping[str, Reference]
+) -> tuple[dict[str, Path], dict[str, Reference], Labels | None]:
     """Predictions and references by case id, and the table that describes the references."""
     if isinstance(references, Mapping):
         return _folder(predictions, "predictions"), dict(references), None
@@ -157,11 +188,22 @@ def _files(
     if not references.is_dir():
         raise InputError(f"the references should be a folder, but {references} is none", code="SET-03")
     if _label_files(references) and not (references / "imagesTr").is_dir():  # a data set may have pictures beside it
-        return given, _folder(references, "references"), _described(references)
+        return given, dict(_folder(references, "references")), _described(references)
     dataset = open_dataset(references)
-    parts = [{case.id: case.label for case in part if case.label} for part in (dataset.train, dataset.test)]
-    wanted = {case: label for part in parts if part.keys() & given.keys() for case, label in part.items()}
-    return given, wanted, dataset.labels
+    parts = [{case.id: case for case in part if case.label} for part in (dataset.train, dataset.test)]
+    return (
+        given,
+        {name: case for part in parts if part.keys() & given.keys() for name, case in part.items()},
+        dataset.labels,
+    )
+
+
+def _file(reference: Reference) -> Path:
+    if not isinstance(reference, Case):
+        return reference
+    if reference.label is None:
+        raise InputError(f"case {reference.id} has no label", code="SET-01")
+    return reference.label
 
 
 def _folder(folder: Path, what: str) -> dict[str, Path]:
@@ -200,12 +242,13 @@ def _described(folder: Path) -> Labels | None:
     return None
 
 
-def _found(pairs: Mapping[str, tuple[Path, Path]]) -> Labels:
+def _found(pairs: Mapping[str, tuple[Path, Reference]]) -> Labels:
     """A table of all values in readable files; a file that cannot be read fails later, with its case."""
     values: set[int] = set()
-    for path in (path for pair in pairs.values() for path in pair):
+    for item in (item for pair in pairs.values() for item in pair):
         try:
-            values.update(read_labels(path).labels.values.values())
+            found = read_label(item) if isinstance(item, Case) else read_labels(item)
+            values.update(found.labels.values.values())
         except InputError:
             continue
     return Labels.of_values(values)

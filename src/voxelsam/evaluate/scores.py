@@ -115,7 +115,7 @@ class Report:
 
     def case_dice(self, case: CaseScore) -> float:
         """Mean Dice of a case over its classes with a defined score."""
-        return _mean(case.counts[row.value].dice(self.empty) for row in self.classes)
+        return _mean(case.counts[row.value].dice(self.empty) for row in self.classes if row.value in case.counts)
 
     def worst_first(self) -> tuple[CaseScore, ...]:
         """Scored cases from the lowest mean Dice up; undefined ones last."""
@@ -184,7 +184,7 @@ class Report:
         return target
 
     def _class(self, name: str, value: Value) -> ClassScore:
-        counts = [case.counts[value] for case in self.cases]
+        counts = [case.counts[value] for case in self.cases if value in case.counts]
         dices = [dice for item in counts if not math.isnan(dice := item.dice(self.empty))]
         return ClassScore(
             value=value,
@@ -208,7 +208,7 @@ class Report:
         }
 
     def _mean_json(self, row: ClassScore) -> dict[str, Any]:
-        scores = [_scores(case.counts[row.value], self.empty) for case in self.cases]
+        scores = [_scores(case.counts[row.value], self.empty) for case in self.cases if row.value in case.counts]
         means = {key: _mean(score[key] for score in scores) for key in _COLUMNS}
         return {"name": row.name, **means, "n_cases": row.cases, "n_both_empty": row.both_empty}
 

@@ -47,7 +47,7 @@ class Clean:
                 stays &= np.arange(len(sizes)) == sizes.argmax()
             stays[0] = True  # what is not this structure is not touched
             data[~stays[parts]] = 0
-        return LabelMap(data, label_map.grid, label_map.labels, label_map.source)
+        return LabelMap(data, label_map.grid, label_map.labels, label_map.source, label_map.author)
 
 
 EVERYTHING = Clean()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,6 +23,7 @@ from voxelsam.infer.session import Image, Session
 from voxelsam.model import Segmenter
 from voxelsam.nn.decoder import Scores
 from voxelsam.nn.prompt_encoder import PromptBatch
+from voxelsam.space.placement import Placement
 from voxelsam.stacks.cut import cut
 from voxelsam.stacks.frame import scores_to_slice
 from voxelsam.stacks.merge import Merger
@@ -81,12 +83,13 @@ class Predictor:
         return bool(self.bundle.description.prompts.kinds)
 
     @torch.inference_mode()
-    def __call__(self, volume: Volume, progress: Progress | None = None) -> Prediction:
+    def __call__(self, volume: Volume, progress: Progress | None = None, *, probabilities: bool = False) -> Prediction:
         """Segments a volume without prompts.
 
         Args:
             volume: with the channels that the model was trained on, in the same order.
             progress: told after every finished slice.
+            probabilities: keep those of each structure too, one byte per voxel; ``clean`` does not touch them.
 
         Raises:
             ConfigError: the model was trained with prompts only.
@@ -97,12 +100,22 @@ class Predictor:
         placement = self.plan.placement(volume.grid)
         data = placement.bring(volume.data)
         classes = np.empty(data.shape[1:], np.uint8)
+        kept = np.empty((self.bundle.labels.count - 1 if probabilities else 0, *data.shape[1:]), np.uint8)
         for number, scores in self._slices(data):
             classes[:, :, number] = scores.argmax(0).T.to(torch.uint8).numpy(force=True)
+            if probabilities:
+                kept[..., number] = rearrange((scores[1:] * 255).round().to(torch.uint8), "c h w -> c w h").numpy(
+                    force=True
+                )
             if progress:
                 progress(number + 1, data.shape[3])
         values = self.bundle.labels.from_classes(placement.restore(classes))
-        return Prediction(self.clean(LabelMap(values, volume.grid, self.bundle.labels, volume.source)), volume)
+        made = LabelMap(values, volume.grid, self.bundle.labels, volume.source, self.bundle.author)
+        restored = None
+        if probabilities:
+            back = Placement(placement.target, placement.source)
+            restored = np.rint(back.bring(kept)).astype(np.uint8)
+        return Prediction(self.clean(made), volume, restored)
 
     def open(self, image: Image | None = None, **settings: Any) -> Session:
         """A session that segments by prompts.

@@ -1,7 +1,7 @@
 """The prompts of one scan or of a cohort, and the masks made of them."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from voxelsam.errors import InputError, VoxelSamError
@@ -78,28 +78,21 @@ class Request:
         )
 
 
-def segmenting(session: Session, request: Request, before: Callable[[], None]) -> Segment:
+def segmenting(session: Session, request: Request) -> Segment:
     """How to segment a case by its prompts.
 
     Args:
         session: with the model and the rules.
         request: what to prompt.
-        before: called once, when the first mask is known and nothing is written yet.
     """
-    told = False
 
     def segment(task: Task, volume: Volume, progress: Progress | None) -> Prediction:
-        nonlocal told
         session.set_image(volume)
         session.add(*request.prompts(task, volume.grid, session.labels).items, progress=progress)
         for target in session.prompts.targets:
             if target.label in request.propagate:
                 session.propagate(target.label, instance=target.instance, progress=progress)
-        prediction = session.result(progress)
-        if not told:
-            before()
-            told = True
-        return prediction
+        return session.result(progress)
 
     return segment
 
@@ -108,7 +101,7 @@ def planned(todo: Iterable[Task], request: Request, channels: int, labels: Label
     """Reads every scan and checks its prompts, and writes nothing."""
     for task in todo:
         try:
-            grid = read_channels(task.images, channels).grid
+            grid = read_channels(task.images, channels, series=task.series).grid
             request.prompts(task, grid, labels).check(grid, labels)
         except (VoxelSamError, OSError) as error:
             code = error.code if isinstance(error, VoxelSamError) else ""

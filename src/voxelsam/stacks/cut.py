@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from voxelsam.stacks.frame import FrameMap, frame_to_model, labels_to_model
@@ -36,6 +36,8 @@ class StackBatch:
     extents: Float[Tensor, "batch classes 6"] | None = None
     """3D box of each class in the whole scan: x0 y0 x1 y1 in model pixels, then first and last slice counted from the
     stack's first; NaN where the scan does not show the class."""
+    unlabelled: Bool[Tensor, "batch classes"] | None = None
+    """Classes that nobody looked for in the case: their pixels are drawn as background. None: all were looked for."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -59,6 +61,7 @@ class StackBatch:
             target=maybe(self.target),
             instances=maybe(self.instances),
             extents=maybe(self.extents),
+            unlabelled=maybe(self.unlabelled),
         )
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from voxelsam import adapt, backbones, config
+from voxelsam import adapt, backbones, checks, config, examine
 from voxelsam.backbones import LoadReport
 from voxelsam.data.fingerprint import Fingerprint, measure, suggest
 from voxelsam.errors import ConfigError, InputError, OutputError
-from voxelsam.layouts import Case, Dataset, default_split, open_dataset
+from voxelsam.layouts import Case, Dataset, default_split, kfold, open_dataset
 from voxelsam.model import Segmenter
 from voxelsam.train.recipe import Recipe, method, parse
 from voxelsam.volumes.labels import Labels
@@ -71,15 +71,17 @@ def start(
         raise OutputError(f"{folder} is not empty: give a new folder for the run{hint}")
     given = config.merge(settings or {}, {"data": {"root": str(Path(root).absolute())}})
     asked = parse(given)
-    dataset, training, validation = _cases(asked)
-    labels = _labels(dataset)
     name, weights = _backbone(asked)
     variant = backbones.variant_of(name, weights)
-    measured = measure((*training, *validation), labels, dataset.channels, progress)
+    with checks.watching(asked.data.accept):
+        dataset, training, validation = _cases(asked)
+        labels = _labels(dataset)
+        cases, depth = (*training, *validation), asked.stack.depth
+        measured = measure(cases, labels, dataset.channels, progress, kind=dataset.kind, depth=depth)
+        learnt, held_out = ({case.id for case in side} for side in (training, validation))
+        where = f"fold {asked.data.fold}"
+        checks.settle(examine.dataset(measured.examined, labels, learnt, held_out, where=where))
     fingerprint = Fingerprint(measured.cases[: len(training)])
-    absent = fingerprint.absent(labels)
-    if absent:
-        raise InputError(f"no training case shows {', '.join(absent)}: a model cannot learn it", code="LAB-03")
     suggestion, reasons = suggest(dataset, fingerprint, variant)
     implied, why = _implied(asked, variant.name in backbones.SEEDED)
     recipe = parse(config.merge(config.merge(suggestion, implied), given))
@@ -101,7 +103,8 @@ def go_on(folder: Path) -> Job:
     if not (folder / RECIPE).is_file():
         raise OutputError(f"there is no run to continue in {folder}: it holds no {RECIPE}")
     recipe = parse(config.read(folder / RECIPE), where=str(folder / RECIPE))
-    dataset, training, validation = _cases(recipe)
+    with checks.watching(recipe.data.accept):
+        dataset, training, validation = _cases(recipe)
     if json.loads((folder / SPLIT).read_text("utf-8")) != split_of(training, validation):
         raise InputError(
             f"fold {recipe.data.fold} of {dataset.root} no longer has the cases of the run, see {folder / SPLIT}: "
@@ -120,7 +123,11 @@ def split_of(training: Sequence[Case], validation: Sequence[Case]) -> dict[str, 
 
 def _cases(recipe: Recipe) -> tuple[Dataset, tuple[Case, ...], tuple[Case, ...]]:
     dataset = open_dataset(recipe.data.root, recipe.data.layout)
-    if not dataset.splits:
+    if recipe.data.channels is not None:
+        dataset = dataset.with_channels(recipe.data.channels)
+    if recipe.data.folds is not None:
+        dataset = replace(dataset, splits=kfold(dataset.train, recipe.data.folds, recipe.train.seed))
+    elif not dataset.splits:
         dataset = replace(dataset, splits=(default_split(dataset.train, recipe.train.seed),))
     training, validation = dataset.split(recipe.data.fold)
     if not training or not validation:

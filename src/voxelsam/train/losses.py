@@ -3,6 +3,11 @@
 Channel 0 is the background; soft-max runs over the channels. The Dice term is the one of MA-SAM: every class counts,
 background included, sums run over the whole batch, denominators are squared, and a class that the batch does not
 hold still costs nearly 1 as long as anything is predicted of it.
+
+Where nobody looked for a class, its pixels are drawn as background. There the marginal loss of Shi et al. holds
+("Marginal loss and exclusion loss for partially supervised multi-organ segmentation", Medical Image Analysis 70, 2021):
+background and all classes that nobody looked for are one class, whose probability is the sum of theirs. The paper's
+exclusion loss is not used.
 """
 
 import torch
@@ -19,45 +24,74 @@ def dice_ce(
     target: Integer[Tensor, "frames height width"],
     dice_weight: float = 0.8,
     ignore: int | None = 255,
+    unlabelled: Bool[Tensor, "frames classes"] | None = None,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
     """``(1 - dice_weight) · cross-entropy + dice_weight · Dice``, computed in float32.
 
-    Pixels labelled ``ignore`` enter neither term; where all are ignored, all three values are zero.
+    Pixels labelled ``ignore`` enter neither term; where all are ignored, all three values are zero. On a frame where
+    nobody looked for a class, that class is part of the background, and the frame is left out of the class's Dice; a
+    class that nobody looked for on any frame is left out of the mean.
 
     Args:
         logits: scores before soft-max, one channel per class.
         target: class indices 0 … classes-1, or ``ignore``.
         dice_weight: share of the Dice term, 0 … 1.
         ignore: label of pixels that do not count; None where every pixel counts.
+        unlabelled: classes that nobody looked for on a frame, never the background; None where all were looked for.
 
     Returns:
         The loss, and the two terms it is made of (cross-entropy, Dice).
 
     Raises:
-        ValueError: the two arrays do not describe the same pixels.
+        ValueError: the arrays do not describe the same pixels and classes.
     """
     if logits.shape[:1] + logits.shape[2:] != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need a target without the channels, not {tuple(target.shape)}")
     counts = torch.ones_like(target, dtype=torch.bool) if ignore is None else target != ignore
     logits, target = logits.float(), target.long().where(counts, 0)
+    if unlabelled is not None:
+        logits, target = _merged(logits, target, unlabelled)
     pixels = F.cross_entropy(logits, target, reduction="none")
     ce = (pixels * counts).sum() / counts.sum().clamp(min=1)
     dice = _dice(logits.softmax(dim=1), target, counts)
+    if unlabelled is None:
+        dice = dice.mean()
+    else:
+        looked = (~unlabelled).any(dim=0).to(dice)
+        dice = (dice * looked).sum() / looked.sum()
     return (1 - dice_weight) * ce + dice_weight * dice, ce, dice
+
+
+def _merged(
+    logits: Float[Tensor, "frames classes height width"],
+    target: Integer[Tensor, "frames height width"],
+    unlabelled: Bool[Tensor, "frames classes"],
+) -> tuple[Float[Tensor, "frames classes height width"], Integer[Tensor, "frames height width"]]:
+    """Logits whose background has the probability of all classes that nobody looked for, and these none; target too."""
+    if unlabelled.shape != logits.shape[:2]:
+        raise ValueError(
+            f"logits {tuple(logits.shape)} need one mark per frame and class, not {tuple(unlabelled.shape)}"
+        )
+    outside = unlabelled[:, :, None, None]
+    behind = torch.cat((logits[:, :1], logits[:, 1:].masked_fill(~outside[:, 1:], -torch.inf)), dim=1)
+    merged = torch.cat(
+        (behind.logsumexp(dim=1, keepdim=True), logits[:, 1:].masked_fill(outside[:, 1:], -torch.inf)), 1
+    )
+    return merged, target.masked_fill(unlabelled.gather(1, target.flatten(1)).view_as(target), 0)
 
 
 def _dice(
     probabilities: Float[Tensor, "frames classes height width"],
     target: Integer[Tensor, "frames height width"],
     counts: Bool[Tensor, "frames height width"],
-) -> Float[Tensor, ""]:
-    """Mean over classes of ``1 - (2·Σpy + s) / (Σp² + Σy² + s)``, sums over the pixels that count."""
+) -> Float[Tensor, " classes"]:
+    """``1 - (2·Σpy + s) / (Σp² + Σy² + s)`` of each class, sums over the pixels that count."""
     classes = torch.arange(probabilities.shape[1], device=target.device)
     truth = (target[:, None] == classes[:, None, None]) & counts[:, None]
     counted = probabilities * counts[:, None]
     overlap = (counted * truth).sum(dim=(0, 2, 3))
     sizes = counted.square().sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
-    return (1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)).mean()
+    return 1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)
 
 
 def object_dice_ce(

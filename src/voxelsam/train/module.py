@@ -87,8 +87,11 @@ class TrainingModule(lightning.LightningModule):
         features = self.segmenter.encode(batch.images)
         if self.prompts.free:
             predicted = self._stacks(self.segmenter.decode(features), batch).argmax(2)
-            for case, one, target in zip(batch.cases, predicted, batch.target, strict=True):
-                self._counts[case] += _overlaps(one, target, self.labels.count).cpu()
+            for stack, (case, one, target) in enumerate(zip(batch.cases, predicted, batch.target, strict=True)):
+                counts = _overlaps(one, target, self.labels.count)
+                if batch.unlabelled is not None:
+                    counts = counts.masked_fill(batch.unlabelled[stack], 0)
+                self._counts[case] += counts.cpu()
         for kind in self.prompts.kinds if self.prompts.used else ():
             rng = np.random.default_rng([self.settings.seed, index])
             rows = self._ask(kind, batch, features, rng, replace(self.prompts, points=1, jitter=0.0, loose=0.0))
@@ -98,6 +101,8 @@ class TrainingModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Dice per structure, mean over cases; a structure that a case neither shows nor predicts is left out there.
+
+        So is one that nobody looked for in the case.
 
         ``val_dice`` chooses the best epoch: the prompt-free Dice; with prompts the mean of it and of the Dice of
         prompted objects, each on the slices of a stack, per kind of prompt.
@@ -194,7 +199,10 @@ class TrainingModule(lightning.LightningModule):
         if batch.target is None:
             raise ValueError("training needs labels")
         logits = self.segmenter.decode(features).logits
-        return torch.stack(dice_ce(logits.float(), batch.target.flatten(0, 1), self.settings.dice_weight))
+        depth = batch.images.shape[1]
+        unlabelled = None if batch.unlabelled is None else batch.unlabelled.repeat_interleave(depth, dim=0)
+        target = batch.target.flatten(0, 1)
+        return torch.stack(dice_ce(logits.float(), target, self.settings.dice_weight, unlabelled=unlabelled))
 
     def _prompted(
         self, features: Float[Tensor, "frames channels h w"], rows: Rows, rng: np.random.Generator

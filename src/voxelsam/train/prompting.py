@@ -244,13 +244,21 @@ def _objects(batch: StackBatch, settings: PromptSection, rng: np.random.Generato
     for stack, target in enumerate(batch.target.numpy(force=True)):
         if settings.per == "instance" and batch.instances is not None:
             numbers = batch.instances[stack].numpy(force=True)
-            for number in _some(np.unique(numbers[numbers > 0]), settings.objects, rng):
+            hidden = np.isin(target, _unlabelled(batch, stack))
+            for number in _some(np.unique(numbers[(numbers > 0) & ~hidden]), settings.objects, rng):
                 truth = numbers == number
                 yield stack, int(np.bincount(target[truth]).argmax()), truth
             continue
-        shown = np.unique(target)
+        shown = np.setdiff1d(target, _unlabelled(batch, stack))
         for class_ in _some(shown[(shown > 0) & (shown < 255)], settings.objects, rng):
             yield stack, int(class_), target == class_
+
+
+def _unlabelled(batch: StackBatch, stack: int) -> Int[np.ndarray, " classes"]:
+    """Classes that nobody looked for in the case of a stack; nothing is asked about them."""
+    if batch.unlabelled is None:
+        return np.empty(0, np.int64)
+    return np.flatnonzero(batch.unlabelled[stack].numpy(force=True))
 
 
 def _some(numbers: Int[np.ndarray, " n"], count: int, rng: np.random.Generator) -> list[int]:

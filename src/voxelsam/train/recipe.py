@@ -27,7 +27,18 @@ class DataSection:
     layout: str | None = None
     """Layout plug-in; None asks every plug-in whether it recognises the folder."""
     fold: int = 0
-    """Which of the data set's splits."""
+    """Which of the data set's splits, or of the folds below."""
+    folds: int | None = None
+    """Cross-validation by patient with so many folds, in place of what the data set declares; None takes that, or
+    holds out a fifth of the patients where it declares nothing."""
+    channels: tuple[str, ...] | None = None
+    """Some of the data set's channels, by name, in the order in which the model gets them; None takes all."""
+    accept: tuple[str, ...] = ()
+    """Checks whose errors do not stop the run, by their codes (``GEO-02``); recorded with it."""
+
+    def __post_init__(self) -> None:
+        if self.folds is not None and self.folds < 2:
+            raise ValueError(f"folds must be at least 2, not {self.folds}")
 
 
 @dataclass(frozen=True)

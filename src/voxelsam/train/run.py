@@ -18,13 +18,14 @@ import lightning
 from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from voxelsam import bundle, config
+from voxelsam import bundle, checks, config
 from voxelsam.data.augment import Augment
 from voxelsam.data.cache import Prepared, Store
 from voxelsam.data.loader import Order, Stacks, loader
 from voxelsam.device import find
 from voxelsam.errors import ConfigError
 from voxelsam.files import write_text
+from voxelsam.record import FILE, Run, digest
 from voxelsam.train import history
 from voxelsam.train.job import RECIPE, SPLIT, STATE, Job, Progress, go_on, split_of, start
 from voxelsam.train.module import TrainingModule
@@ -118,10 +119,39 @@ def prepare(job: Job, progress: Progress | None = None) -> tuple[list[Prepared],
     store = Store(job.folder / "cache", job.labels, job.dataset.channels, job.recipe.stack, job.recipe.intensity)
     cases = []
     for number, case in enumerate((*job.train, *job.validation)):
-        cases.append(store.open(case))
+        with checks.watching(job.recipe.data.accept, where=case.id):
+            cases.append(store.open(case))
         if progress:
             progress(number + 1, len(job.train) + len(job.validation))
     return cases[: len(job.train)], cases[len(job.train) :]
+
+
+def note(job: Job, noted: Run, progress: Progress | None = None) -> None:
+    """Begins the record of a run in its folder: recipe, backbone, and a hash of each case's files.
+
+    Args:
+        job: from ``start`` or ``go_on``.
+        noted: the record.
+        progress: told about the cases.
+    """
+    recipe = config.plain(job.recipe)
+    recipe["data"].pop("root")
+    recipe["backbone"].pop("weights")
+    noted.watch.accepted |= frozenset(job.recipe.data.accept)
+    noted.facts |= {
+        "data_set": {"name": job.dataset.name, "layout": job.dataset.layout, "fold": job.recipe.data.fold},
+        "recipe": recipe,
+        "backbone": {"name": job.report.variant, "sha256": job.report.sha256},
+    }
+    cases = (*((case, "train") for case in job.train), *((case, "val") for case in job.validation))
+    for number, (case, side) in enumerate(cases):
+        found = [finding for finding in noted.watch.findings if finding.where == case.id]
+        files = [path for path in (*case.images, case.label, case.instances) if path]
+        noted.case(case.id, side, found, sha256=digest(files))
+        if progress:
+            progress(number + 1, len(cases))
+    noted.path = job.folder / FILE
+    noted.save()
 
 
 class Keep(Callback):
@@ -155,6 +185,7 @@ def _bundle(job: Job, row: Mapping[str, float]) -> bundle.Bundle:
     return bundle.describe(
         job.segmenter,
         labels=job.labels.to_json(),
+        codes=job.labels.codes_to_json(),
         channels=job.dataset.channels,
         kind=job.dataset.kind,
         stack=job.recipe.stack,
