@@ -69,6 +69,14 @@ def test_a_later_run_is_added_and_a_run_saved_twice_is_not(tmp_path: Path) -> No
     assert runs[0]["id"] != runs[1]["id"]
 
 
+def test_a_command_that_makes_nothing_there_leaves_the_maker_alone(tmp_path: Path) -> None:
+    for command, made_by in (("predict", {"bundle": "one"}), ("evaluate", None)):
+        with record.recording(command) as run:
+            run.path, run.made_by = tmp_path / record.FILE, made_by
+            run.save("done")
+    assert record.read(tmp_path / record.FILE)["made_by"] == {"bundle": "one"}
+
+
 def test_without_a_place_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with record.recording("predict") as run:

@@ -110,8 +110,10 @@ class Run:
         self.status = status or self.status
         if self.path is None:
             return
-        earlier = [run for run in read(self.path).get("runs", []) if run["id"] != self.id]
-        value = {"format": FORMAT, "made_by": self.made_by, "runs": [*earlier, self.to_json()]}
+        there = read(self.path)
+        earlier = [run for run in there.get("runs", []) if run["id"] != self.id]
+        made_by = there.get("made_by") if self.made_by is None else self.made_by
+        value = {"format": FORMAT, "made_by": made_by, "runs": [*earlier, self.to_json()]}
         write_text(self.path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
 
 
