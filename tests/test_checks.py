@@ -156,3 +156,12 @@ class TestSettle:
         assert [finding.message for finding in watch.findings] == ["absent"]
         with checks.watching({"LAB-03", "SET-02"}):
             settle(found)
+
+
+def test_many_warnings_of_one_code_are_one_that_names_the_cases() -> None:
+    found = [Finding("GEO-07", "warning", "thick slices", f"case{number}") for number in range(5)]
+    with checks.watching() as watch, pytest.warns(InputWarning) as told:
+        checks.settle(found)
+    (said,) = told
+    assert str(said.message) == "GEO-07: case0: thick slices (and 4 more: case1, case2, case3 …)"
+    assert watch.findings == found

@@ -288,6 +288,22 @@ def test_names_of_files_are_not_the_servers_choice(server: Any, tmp_path: Path, 
     assert [path.name for path in tmp_path.rglob("*")] == ["in"]
 
 
+def test_an_object_that_cannot_be_stored_is_one_sentence(server: Any, tmp_path: Path) -> None:
+    whole = slice_of()
+    complete = sends([whole], [whole])
+
+    def answer(path: str) -> Answer:
+        """Without what says what kind of object it is."""
+        status, form, content = complete(path)
+        content = content.replace(b"\x02\x00\x02\x00UI", b"\x02\x00\x16\x00UI")
+        return status, form, content.replace(b"\x08\x00\x16\x00UI", b"\x08\x00\x17\x00UI")
+
+    with pytest.raises(FormatError) as caught:
+        dicomweb.fetch(server(answer), STUDY, SERIES, tmp_path / "a")
+    assert caught.value.code == "SET-03"
+    assert not (tmp_path / "a").exists()
+
+
 def test_objects_of_another_series_are_refused(server: Any, tmp_path: Path) -> None:
     other = slice_of(series="1.2.9")
     fails_to_fetch(server(sends([other], [other])), tmp_path, "sent an object that is not of the series", "SET-03")
@@ -325,10 +341,19 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
         dicomweb.search(url)
 
 
-@pytest.mark.parametrize("url", ["ftp://host/web", "host/web", "", "http://"])
+@pytest.mark.parametrize(
+    "url", ["ftp://host/web", "host/web", "", "http://", "http://[", "http://host:99999/web", "http://host:port/web"]
+)
 def test_what_is_no_address_is_refused(url: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected the address of a DICOMweb service"):
         dicomweb.fetch(url, STUDY, SERIES, tmp_path / "a")
+
+
+def test_credentials_in_a_wrong_address_are_not_shown(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        dicomweb.fetch("ftp://me:secret@host/web", STUDY, SERIES, tmp_path / "a")
+    assert "secret" not in str(caught.value)
+    assert "ftp://host/web" in str(caught.value)
 
 
 @pytest.mark.parametrize(("study", "series"), [("../1", SERIES), (STUDY, "1.2/3"), ("", SERIES), (STUDY, "1" * 65)])

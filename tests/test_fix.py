@@ -27,7 +27,8 @@ from voxelsam.errors import (
 )
 from voxelsam.fix import LOG, Fixed, Wishes, fix_dataset, fix_file
 from voxelsam.fix.repairs import REPAIRS
-from voxelsam.layouts import open_dataset
+from voxelsam.fix.wishes import REPAIRABLE
+from voxelsam.layouts import open_dataset, read_label
 from voxelsam.space import Grid
 
 AFFINE = np.array([[-0.8, 0.1, 0.3, 20], [0.1, 0.79, 0.2, -30], [-0.05, -0.1, 2.9, 50], [0, 0, 0, 1]])
@@ -225,8 +226,9 @@ def test_a_name_that_says_no_format_is_refused(tmp_path: Path, target: str) -> N
         fix_file(source, tmp_path / target)
 
 
-def test_every_repair_has_a_code_of_the_catalogue() -> None:
-    assert {code for repair in REPAIRS for code in repair.codes} <= set(checks.CATALOGUE)
+def test_what_can_be_asked_for_is_what_the_table_repairs() -> None:
+    assert set(REPAIRABLE) == {code for repair in REPAIRS for code in repair.codes} | {"DCM-01"}
+    assert set(REPAIRABLE) <= set(checks.CATALOGUE)
 
 
 # geometry
@@ -624,6 +626,37 @@ def test_a_dry_run_of_a_data_set_writes_nothing(dataset: Path, tmp_path: Path) -
     assert sum(result.status == "fixed" for result in results) == 3
     assert not (tmp_path / "out").exists()
     assert {path.name for path in tmp_path.iterdir()} == {dataset.name}
+
+
+def test_numbers_of_objects_move_with_their_labels_and_keep_their_values(dataset: Path, tmp_path: Path) -> None:
+    for name in "abc":
+        label = nib.load(dataset / "labelsTr" / f"{name}.nii.gz")
+        numbers = np.where(np.asarray(label.dataobj), 255 if name == "a" else 7, 0).astype(np.uint8)
+        save(dataset / "instancesTr" / f"{name}.nii.gz", numbers, label.affine, qform=1)
+    results = {result.file: result for result in fix_dataset(dataset, tmp_path / "out", EVERYTHING)}
+    assert [change.code for change in results["instancesTr/b.nii.gz"].changes] == ["GEO-02"]
+    assert results["instancesTr/a.nii.gz"].status == "copied"
+    repaired = open_dataset(tmp_path / "out")
+    for case in repaired.train:
+        assert case.instances is not None
+        label, objects = read_label(case, repaired.labels), formats.read_numbers(case.instances)
+        assert label.grid.displacement(objects.grid) < 1e-3
+        assert np.array_equal(label.data > 0, objects.data[0] > 0)
+        assert objects.data.max() == (255 if case.id == "a" else 7)
+
+
+def test_a_dry_run_tells_what_stays_wrong(dataset: Path, tmp_path: Path) -> None:
+    asked, done = (
+        {
+            result.file: {found.code for found in result.left}
+            for result in fix_dataset(dataset, tmp_path / "out", dry_run=dry)
+        }
+        for dry in (True, False)
+    )
+    assert asked == done
+    assert {"VAL-01", "GEO-03"} in asked.values()
+    broken = dataset / "imagesTr" / "c_0000.nii.gz"
+    assert fix_file(broken, tmp_path / "c.nii.gz", dry_run=True).broken
 
 
 def test_the_copy_of_a_data_set_replaces_nothing(dataset: Path, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ Every check has a code that does not change. An error stops the case or the comm
 work goes on. `voxelsam doctor` looks for all of them at once, see [check your data](../how-to/check-your-data.md).
 Readers, training, prediction and evaluation run the same checks.
 
-Switching off: `voxelsam doctor --ignore CODE` leaves findings out and counts them. In Python, an error that can be
-accepted becomes a warning, and a warning is not shown, inside
+Switching off: `voxelsam doctor --ignore CODE` leaves findings out and counts them. Training, prediction, prompts and
+evaluation take `--accept CODE`, a recipe `data.accept: [CODE]`: an error that can be accepted becomes a warning, and a
+warning is not shown. In Python the same holds inside
 
 ```python
 from voxelsam import checks

@@ -227,7 +227,8 @@ _LABELS = (
         fix="write one table for both, and map the values of one data set to it in a copy",
         why="two organs are trained as one, and the score looks merely poor",
         example="3 is the left kidney in one data set and the gallbladder in the other",
-        accepted="the numbers count, whatever their names",
+        accepted="of a .seg.nrrd the numbers count, whatever their names; a DICOM SEG, and data sets that are joined "
+        "in one file, stay an error",
     ),
     Check(
         "LAB-05",
@@ -353,8 +354,9 @@ _DICOM = (
         "DCM-07",
         "colour and display",
         "error",
-        "error for colours where grey is needed; warning for MONOCHROME1, which is inverted",
-        cause="the pixels are colours or inverted, or text may be burnt into them",
+        "error for colours that are not red, green and blue; warning for MONOCHROME1, which is inverted, and for "
+        "pixels that the header says text is burnt into",
+        cause="the pixels are colours or inverted, or text is burnt into them",
         fix="export grey images; blank burnt-in text before the pictures leave the house",
         why="an inverted image is another modality to a network, and burnt-in text may name the patient",
         example="a chest X-ray stored as MONOCHROME1",
@@ -368,7 +370,8 @@ _DICOM = (
         fix="export from the archive that holds the original series",
         why="an object that refers to the images cannot be placed on them",
         example="a secondary capture without ImagePositionPatient",
-        accepted="images without positions are stacked by their instance numbers, and pixels count as 1 mm apart",
+        accepted="images without positions are stacked by their instance numbers, and pixels count as 1 mm apart; a "
+        "DICOM SEG of such images stays an error",
     ),
     Check(
         "DCM-09",

@@ -140,4 +140,6 @@ def _tell(code: str, alike: Sequence[Finding], stacklevel: int) -> None:
         others = [finding.where for finding in alike[1:]]
         listed = ", ".join(others[:3]) + (" …" if len(others) > 3 else "")
         more = f" (and {len(others)} more: {listed})" if others else ""
-        warnings.warn(f"{code}: {alike[0].message}{more}", InputWarning, stacklevel=stacklevel + 1)
+        first = alike[0]
+        place = f"{first.where}: " if first.where and first.where not in first.message else ""
+        warnings.warn(f"{code}: {place}{first.message}{more}", InputWarning, stacklevel=stacklevel + 1)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from voxelsam.errors import FormatError, InputError, MissingExtra, OutputError, VoxelSamError
 
@@ -181,9 +181,8 @@ def _client(url: str, headers: Mapping[str, str] | None) -> Any:
         web = import_module("dicomweb_client.web")
     except ImportError:
         raise MissingExtra("DICOMweb needs the extra 'dicom': pip install 'voxelsam[dicom]'") from None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"expected the address of a DICOMweb service (https://host/dicom-web), but {url!r} came")
+    if _parts(url).scheme not in ("http", "https"):
+        raise InputError(f"expected the address of a DICOMweb service (https://host/dicom-web), but {_shown(url)} came")
     try:
         client = web.DICOMwebClient(url=url.rstrip("/"), headers=dict(headers or {}))
     except ValueError as error:
@@ -218,7 +217,16 @@ def _keep(url: str, data: Any, asked: tuple[str, str], folder: Path) -> str:
         identifier = str(data.get("SOPInstanceUID", ""))
         if not _is_identifier(identifier) or (data.get("StudyInstanceUID"), data.get("SeriesInstanceUID")) != asked:
             raise FormatError(f"{_shown(url)}: sent an object that is not of the series {asked[1]}", code="SET-03")
-        data.save_as(folder / f"{identifier}.dcm", enforce_file_format=True)
+        try:
+            data.save_as(folder / f"{identifier}.dcm", enforce_file_format=True)
+        except OSError:
+            raise
+        except Exception as error:
+            raise FormatError(
+                f"{_shown(url)}: sent the object {identifier}, which is no complete DICOM file "
+                f"({type(error).__name__}); try again, or export the series from the archive",
+                code="SET-03",
+            ) from error
     return identifier
 
 
@@ -300,7 +308,7 @@ def _dataset(path: Path, pixels: bool = True) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return pydicom.dcmread(path, stop_before_pixels=not pixels)
-    except (pydicom.errors.InvalidDicomError, OSError, ValueError, EOFError):
+    except Exception:
         raise FormatError(f"{path}: is no DICOM file that can be read", code="SET-03") from None
 
 
@@ -316,6 +324,16 @@ def _is_identifier(text: str) -> bool:
 
 def _shown(url: str) -> str:
     """The address without what may be secret in it."""
-    parts = urlsplit(url)
+    parts = _parts(url)
     port = f":{parts.port}" if parts.port else ""
     return urlunsplit((parts.scheme, f"{parts.hostname}{port}", parts.path, "", ""))
+
+
+def _parts(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        if parts.hostname and (parts.port is None or parts.port):
+            return parts
+    except ValueError:
+        pass
+    raise InputError("expected the address of a DICOMweb service (https://host/dicom-web), but it is no address")

@@ -17,7 +17,7 @@ from voxelsam.space.grid import Grid
 from voxelsam.space.orientation import PLANES, Plane, opposite, plane_of
 from voxelsam.space.placement import canonical
 from voxelsam.types import LabelArray
-from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.labels import Labels, count_values
 from voxelsam.volumes.pair import check_pair
 from voxelsam.volumes.volume import LabelMap, Volume
 
@@ -79,12 +79,13 @@ def overlay(
             check_pair(volume, given)
     plane = plane or plane_of(volume.grid)
     placement = canonical(volume.grid, plane)
-    image = _grey_or_colour(placement.bring(volume.data), volume, window)
+    image = placement.bring(volume.data)
     truth = None if reference is None else placement.bring_labels(reference.data)
     guess = None if prediction is None else placement.bring_labels(prediction.data)
     table = next((given.labels for given in (prediction, reference) if given is not None), Labels({"background": 0}))
-    chosen = choose_slices([item for item in (truth, guess) if item is not None], image.shape[2], slices)
-    return _draw(image, truth, guess, chosen, table, placement.target, plane if _has_sides(volume) else None)
+    chosen = choose_slices([item for item in (truth, guess) if item is not None], image.shape[3], slices)
+    shown = _grey_or_colour(image, chosen, volume, window)
+    return _draw(shown, truth, guess, chosen, table, placement.target, plane if _has_sides(volume) else None)
 
 
 def choose_slices(maps: Sequence[LabelArray], slices: int, wanted: int) -> list[int]:
@@ -110,23 +111,30 @@ def choose_slices(maps: Sequence[LabelArray], slices: int, wanted: int) -> list[
 
 def _areas(maps: Sequence[LabelArray], slices: int) -> Int64[np.ndarray, "classes k"]:
     """Voxels of each foreground value on each slice."""
-    values = sorted({int(value) for item in maps for value in np.unique(item)} - {0})
-    if not values:
-        return np.zeros((1, slices), dtype=np.int64)
-    return np.stack([sum((item == value).sum(axis=(0, 1), dtype=np.int64) for item in maps) for value in values])
+    areas: dict[int, Int64[np.ndarray, " k"]] = {}
+    for item in maps:
+        for k in range(slices):
+            for value, count in count_values(item[:, :, k]).items():
+                areas.setdefault(value, np.zeros(slices, np.int64))[k] += count
+    areas.pop(0, None)
+    return np.stack([areas[value] for value in sorted(areas)]) if areas else np.zeros((1, slices), np.int64)
 
 
 def _grey_or_colour(
-    data: Shaped[np.ndarray, "channels i j k"], volume: Volume, window: tuple[float, float] | None
-) -> Float[np.ndarray, "i j k rgb"]:
-    """Values 0..1 with three or one colours last."""
+    data: Shaped[np.ndarray, "channels i j k"],
+    chosen: Sequence[int],
+    volume: Volume,
+    window: tuple[float, float] | None,
+) -> Float[np.ndarray, "i j chosen rgb"]:
+    """Values 0..1 of some slices, with three or one colours last."""
     if volume.kind in ("PICTURE", "VIDEO") and volume.channels == 3:
-        return np.moveaxis(data.astype(np.float32), 0, -1).clip(0, 255) / 255
-    first = data[0].astype(np.float32)
+        return np.moveaxis(data[..., chosen].astype(np.float32), 0, -1).clip(0, 255) / 255
+    first = data[0]
     if window is None:
-        window = SOFT_TISSUE if volume.kind == "CT" else tuple(np.percentile(first, (1, 99)))
+        window = SOFT_TISSUE if volume.kind == "CT" else tuple(np.percentile(first.astype(np.float32), (1, 99)))
     low, high = window
-    grey: Float[np.ndarray, "i j k rgb"] = ((first - low) / max(high - low, 1e-6)).clip(0, 1)[..., None]
+    shown = first[..., chosen].astype(np.float32)
+    grey: Float[np.ndarray, "i j chosen rgb"] = ((shown - low) / max(high - low, 1e-6)).clip(0, 1)[..., None]
     return grey
 
 
@@ -136,7 +144,7 @@ def _has_sides(volume: Volume) -> bool:
 
 
 def _draw(
-    image: Float[np.ndarray, "i j k rgb"],
+    image: Float[np.ndarray, "i j chosen rgb"],
     reference: LabelArray | None,
     prediction: LabelArray | None,
     chosen: list[int],
@@ -155,8 +163,8 @@ def _draw(
     size = (_PANEL * len(chosen), height + 0.45 + 0.2 * legend_rows)
     figure = Figure(figsize=size, facecolor=_BACK, layout="constrained")
     panels = figure.subplots(1, len(chosen), squeeze=False)[0]
-    for panel, k in zip(panels, chosen, strict=True):
-        panel.imshow(image[:, :, k].swapaxes(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, aspect=aspect)
+    for place, (panel, k) in enumerate(zip(panels, chosen, strict=True)):
+        panel.imshow(image[:, :, place].swapaxes(0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, aspect=aspect)
         if filled is not None:
             _fill(panel, filled[:, :, k].T, table, aspect)
         if both and reference is not None:

@@ -4,7 +4,6 @@ Slices are those of ``overlay``: shown as radiologists see them, chosen to show 
 largest. In a film every frame is shown, structures translucent with a firm edge, their names below.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,6 +26,7 @@ _GROUND, _TEXT = (16, 19, 23), (223, 228, 234)
 _ROW, _FONT, _GAP = 22, 13, 8  # pixels
 
 Frame = UInt8[np.ndarray, "height width 3"]
+Film = UInt8[np.ndarray, "k height width 3"]
 
 
 def save_preview(
@@ -64,8 +64,7 @@ def save_preview(
     label_map.labels.check(label_map.data, f"the label map for {target}")
     if ending == ".mp4":
         check_pair(volume, label_map)
-        frames = np.stack(list(_frames(volume, label_map, window)))
-        write_film(target, frames, volume.grid.spacing[2])
+        write_film(target, _film(volume, label_map, window), volume.grid.spacing[2])
         return
     png = overlay(volume, None, label_map, plane=plane, slices=slices, window=window)
 
@@ -103,15 +102,18 @@ def _inner(mask: Bool[np.ndarray, "height width"]) -> Bool[np.ndarray, "height w
     return inner
 
 
-def _frames(volume: Volume, label_map: LabelMap, window: tuple[float, float] | None) -> Iterator[Frame]:
-    legend = _legend(label_map, volume.grid.shape[0])
+def _film(volume: Volume, label_map: LabelMap, window: tuple[float, float] | None) -> Film:
+    width, height, count = volume.grid.shape
+    legend = _legend(label_map, width)
     low, high = _window(volume, window)
-    for k in range(volume.grid.shape[2]):
+    film = np.empty((count, height + len(legend), width, 3), np.uint8)
+    film[:, height:] = legend
+    for k in range(count):
         stored = rearrange(volume.data[..., k], "c i j -> j i c").astype(np.float32)
         grey_or_colour = stored if volume.channels == 3 else np.repeat(stored[..., :1], 3, axis=2)
         shown = ((grey_or_colour - low) / max(high - low, 1e-6)).clip(0, 1) * 255
-        frame = tinted(np.rint(shown).astype(np.uint8), label_map.data[:, :, k].T, label_map.labels)
-        yield np.concatenate([frame, legend])
+        film[k, :height] = tinted(np.rint(shown).astype(np.uint8), label_map.data[:, :, k].T, label_map.labels)
+    return film
 
 
 def _window(volume: Volume, window: tuple[float, float] | None) -> tuple[float, float]:

@@ -31,6 +31,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Bool, Integer
 
+from voxelsam import checks
 from voxelsam.config import STRICT
 from voxelsam.errors import ConfigError, InputError
 from voxelsam.evaluate.metrics import dice
@@ -41,6 +42,7 @@ from voxelsam.infer.session import Session
 from voxelsam.layouts import Case, read_label
 from voxelsam.prompts import simulate
 from voxelsam.prompts.prompt import Box, Point, Prompt, Target, Vector
+from voxelsam.record import Run, digest
 from voxelsam.space import Placement
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.pair import check_pair
@@ -213,7 +215,8 @@ def study(
     failures: dict[str, str] = {}
     for number, case in enumerate(cases):
         try:
-            scores += _case(predictor, case, plan, folder)
+            with checks.watching(where=case.id):
+                scores += _case(predictor, case, plan, folder)
         except InputError as error:
             failures[case.id] = str(error)
         if progress:
@@ -224,6 +227,24 @@ def study(
     if folder is not None:
         result.write(folder)
     return result
+
+
+def note(result: Study, cases: Sequence[Case], noted: Run) -> None:
+    """Writes the record of a study: every case with its files, what checks found, and whether it could be used.
+
+    Args:
+        result: what was found.
+        cases: those of the study.
+        noted: the record; without a path nothing is written.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    for case in cases:
+        found = [finding for finding in noted.watch.findings if finding.where == case.id]
+        files = [*case.images, *(path for path in (case.label, case.instances) if path is not None)]
+        noted.case(case.id, "failed" if case.id in result.failures else "scored", found, sha256=digest(files))
+    noted.save("done")
 
 
 def check(predictor: Predictor, plan: StudyPlan) -> None:

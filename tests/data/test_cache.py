@@ -17,6 +17,7 @@ from voxelsam.space.grid import Grid
 from voxelsam.stacks.intensity import PICTURE
 from voxelsam.stacks.plan import StackPlan
 from voxelsam.volumes import LabelMap, Labels
+from voxelsam.volumes.labels import Encoding
 
 PLAN = StackPlan(depth=1, size=(32, 64), channels="rgb")
 
@@ -68,6 +69,31 @@ def test_a_changed_map_is_prepared_again(dataset: Dataset, tmp_path: Path) -> No
     os.utime(case.instances, ns=(1, 1))
     assert set(np.unique(opened(dataset, tmp_path / "cache").instances)) == {0, 1, 7}
     assert opened(dataset, tmp_path / "cache", replace(case, instances=None)).instances is None
+
+
+def test_a_label_file_read_in_another_way_is_prepared_again(dataset: Dataset, tmp_path: Path) -> None:
+    case = replace(dataset.train[0], instances=None)
+    drawn = opened(dataset, tmp_path / "cache", case).label
+    merged = replace(case, encoding=Encoding(values=dict.fromkeys(range(256), 0)))
+    assert drawn.any()
+    assert not opened(dataset, tmp_path / "cache", merged).label.any()
+
+
+def test_a_series_with_a_changed_file_is_prepared_again(dataset: Dataset, tmp_path: Path) -> None:
+    assert dataset.labels is not None
+    store = Store(tmp_path / "cache", dataset.labels, dataset.channels, PLAN, PICTURE)
+    series = tmp_path / "series"
+    (series / "deeper").mkdir(parents=True)
+    slices = [series / "deeper" / name for name in ("1.dcm", "2.dcm")]
+    for path in slices:
+        path.write_bytes(b"first")
+    dates = [folder.stat().st_mtime_ns for folder in (series, series / "deeper")]
+    case = replace(dataset.train[0], images=(series,))
+    before = store._key(case)
+    assert store._key(case) == before
+    slices[1].write_bytes(b"other and longer")
+    assert [folder.stat().st_mtime_ns for folder in (series, series / "deeper")] == dates
+    assert store._key(case) != before
 
 
 @pytest.mark.parametrize(

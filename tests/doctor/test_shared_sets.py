@@ -48,3 +48,9 @@ def test_a_public_data_set(shared: Path, name: str) -> None:
 def test_an_odd_file(shared: Path, name: str) -> None:
     found = diagnose(shared / "data" / "bad_input" / "nifti_derived" / name).findings
     assert [finding.code for finding in found] == [code for code in (BAD[name],) if code]
+
+
+def test_series_that_lie_together_are_no_error_of_headers(shared: Path) -> None:
+    diagnosis = diagnose(shared / "data" / "bad_input" / "dicom" / "localizer_three_planes", quick=True)
+    assert diagnosis.cases == 3
+    assert [(finding.code, finding.severity) for finding in diagnosis.findings] == [("DCM-03", "warning")]

@@ -3,6 +3,7 @@
 import io
 import logging
 import sys
+import tracemalloc
 import warnings
 import zipfile
 import zlib
@@ -48,6 +49,7 @@ from voxelsam.errors import (
     VoxelSamError,
 )
 from voxelsam.formats import _dicom_files, dicom
+from voxelsam.formats._dicom_codec import stream_size
 from voxelsam.volumes import Labels, Volume
 
 AXIAL = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
@@ -596,6 +598,13 @@ class TestValues:
         assert read.kind == "CT"
         np.testing.assert_array_equal(read.data[0], scan().T - 1024)
 
+    @pytest.mark.parametrize(("slope", "intercept"), [(1, -32768), (-1, 32767), (1, -40000)])
+    def test_numbers_of_16_bits_become_others_of_16_bits(self, tmp_path, slope, intercept) -> None:
+        stored = scan(3, np.uint16, 8000 if intercept < -32768 else 0, 1 << 16)
+        read = silent(series(tmp_path, stored, edit=set_(RescaleSlope=str(slope), RescaleIntercept=str(intercept))))
+        assert read.data.dtype == np.int16
+        np.testing.assert_array_equal(read.data[0], (stored.astype(np.int64) * slope + intercept).T)
+
     def test_a_slope_for_each_slice(self, tmp_path) -> None:
         slopes, intercepts = ["1", "0.5", "2", "1.25"], ["-1022.5", "0", "3", "0.25"]
         read = silent(series(tmp_path, scan(), edit=each(RescaleSlope=slopes, RescaleIntercept=intercepts)))
@@ -879,6 +888,14 @@ def packed(path: Path, folder: Path) -> Path:
     return path
 
 
+def lossless_jpeg() -> bytearray:
+    """A stream whose markers are right: frame at 2, tables at 15, scan at 38, end."""
+    frame = b"\xff\xc3\x00\x0b\x08\x00\x06\x00\x05\x01\x01\x11\x00"
+    tables = b"\xff\xc4\x00\x15\x00" + bytes([1, 1] + [0] * 14) + b"\x00\x01"
+    scan_ = b"\xff\xda\x00\x08\x01\x01\x00\x01\x00\x00"
+    return bytearray(b"\xff\xd8" + frame + tables + scan_ + bytes(30) + b"\xff\xd9")
+
+
 class TestFiles:
     def test_an_archive_reads_as_its_folder(self, tmp_path) -> None:
         files = series(tmp_path / "a", scan())
@@ -971,16 +988,26 @@ class TestFiles:
             (6, 200, "25, 6, 5, 1"),
             (8, 7, "1, 7, 5, 1"),
             (10, 9, "1, 6, 9, 1"),
-            (11, 3, "1, 6, 5, 3"),
+            (11, 3, "nothing"),
             (2, 0, "nothing"),
+            (5, 14, "nothing"),
+            (13, 0x21, "nothing"),
             (15, 0, "nothing"),
+            (20, 9, "nothing"),
+            (20, 0, "nothing"),
+            (21, 200, "nothing"),
+            (41, 7, "nothing"),
+            (45, 0, "nothing"),
+            (46, 1, "nothing"),
+            (47, 16, "nothing"),
+            (-1, 0, "nothing"),
         ],
     )
     def test_streams_that_would_end_the_process_never_reach_the_decoder(
         self, tmp_path, monkeypatch, place, value, message
     ) -> None:
-        """Precision, rows, columns, components and the markers of a lossless JPEG."""
-        stream = bytearray(b"\xff\xd8\xff\xc3\x00\x0b\x08\x00\x06\x00\x05\x01" + bytes(3) + b"\xff\xda" + bytes(30))
+        """Precision, rows, columns, components, sampling, markers, tables, predictor and end of a lossless JPEG."""
+        stream = lossless_jpeg()
         stream[place] = value
         data = plain(scan(1, np.uint8, high=200)[0], "MR")
         data.PixelData = pydicom.encaps.encapsulate([bytes(stream)])
@@ -989,6 +1016,59 @@ class TestFiles:
         path = store(tmp_path / "a.dcm", data)
         monkeypatch.setattr("pydicom.pixels.decoders.gdcm._decode_frame", lambda *_: pytest.fail("was decoded"))
         refused(path, FormatError, "SET-03", f"compressed pixels of frame 0 say .*{message}")
+
+    def test_a_stream_that_is_whole_reaches_the_decoder(self) -> None:
+        assert stream_size(bytes(lossless_jpeg())) == (1, 6, 5, 1)
+        assert stream_size(bytes(lossless_jpeg()) + b"\0") == (1, 6, 5, 1)
+
+    def test_members_of_one_name_are_files_of_their_own(self, tmp_path) -> None:
+        whole = silent(series(tmp_path / "a", scan()))
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for path in sorted((tmp_path / "a").iterdir()):
+                archive.writestr("IMG", path.read_bytes())
+        np.testing.assert_array_equal(silent(tmp_path / "a.zip").data, whole.data)
+
+    def test_recognising_an_archive_unpacks_no_more_than_beginnings(self, tmp_path) -> None:
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a.dcm", bytes(1 << 26))
+        tracemalloc.start()
+        try:
+            assert not dicom.recognises(tmp_path / "a.zip", b"PK\x03\x04")
+            assert tracemalloc.get_traced_memory()[1] < 1 << 24
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize("packing", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+    def test_damaged_members_however_they_are_packed(self, tmp_path, packing) -> None:
+        one = (series(tmp_path / "a", scan(1)) / "000.dcm").read_bytes()
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", packing) as archive:
+            archive.writestr("a.dcm", one)
+        content = bytearray((tmp_path / "a.zip").read_bytes())
+        content[44:300] = bytes(256)
+        (tmp_path / "a.zip").write_bytes(content)
+        assert not dicom.recognises(tmp_path / "a.zip", b"PK\x03\x04")
+        with pytest.raises(FormatError) as caught:
+            dicom.read(tmp_path / "a.zip")
+        assert caught.value.code == "SET-03"
+
+    def test_copies_in_one_file_are_looked_for_in_one_reading(self, tmp_path, monkeypatch) -> None:
+        places = [(0.0, 0.0, z) for z in (0.0, 0.0, 3.0, 3.0)]
+        path = store(tmp_path / "a.dcm", enhanced(scan(4), places))
+        calls = []
+        original = _dicom_files.Entry.dataset
+        monkeypatch.setattr(
+            _dicom_files.Entry,
+            "dataset",
+            lambda self, *, pixels: calls.append(pixels) or original(self, pixels=pixels),
+        )
+        assert dicom.frames(path) == 2
+        assert calls.count(True) == 1
+
+    def test_a_promise_of_countless_frames_is_refused_at_once(self, tmp_path) -> None:
+        data = plain(scan(1)[0], "OT")
+        data.NumberOfFrames = 2_000_000_000
+        refused(store(tmp_path / "a.dcm", data), FormatError, "SET-03", "promises 2000000000 frames")
 
     def test_without_the_library_the_extra_is_named(self, tmp_path, monkeypatch) -> None:
         path = series(tmp_path, scan(1)) / "000.dcm"

@@ -1,5 +1,6 @@
 """DICOM segmentations of images made here; real ones are in ``test_dicom_seg_shared``."""
 
+import copy
 import os
 import shutil
 import subprocess
@@ -31,7 +32,8 @@ from voxelsam.errors import (
     OutputError,
     VoxelSamError,
 )
-from voxelsam.formats import dicom_seg
+from voxelsam.formats import _dicom_seg_frames, dicom_seg
+from voxelsam.formats._dicom_seg_frames import Frames
 from voxelsam.space.grid import Grid
 from voxelsam.volumes import LabelMap, Labels, Source, Volume
 from voxelsam.volumes.labels import Code
@@ -760,6 +762,53 @@ def test_overlaps_are_counted_and_the_last_wins_only_if_accepted(target: Path) -
         again = dicom_seg.read_labels(target)
     assert [finding.code for finding in watch.findings] == ["LAB-05"]
     assert np.bincount(again.data.ravel())[1:].tolist() == [7, 0, 42]
+
+
+def test_overlaps_of_many_segments_are_found_by_reading_each_frame_once_more(
+    target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def change(data: Any) -> None:
+        groups, kinds = data.PerFrameFunctionalGroupsSequence, data.SegmentSequence
+        packed = np.unpackbits(np.frombuffer(data.PixelData, np.uint8), bitorder="little")
+        frames = packed[: len(groups) * data.Rows * data.Columns].reshape(len(groups), -1)
+        pixels = np.concatenate([frames, np.repeat(frames[:1], 40, axis=0)])
+        for number in range(4, 44):
+            kind, group = copy.deepcopy(kinds[0]), copy.deepcopy(groups[0])
+            kind.SegmentNumber, kind.SegmentLabel = number, f"copy {number}"
+            group.SegmentIdentificationSequence[0].ReferencedSegmentNumber = number
+            kinds.append(kind)
+            groups.append(group)
+        data.NumberOfFrames = len(groups)
+        content = np.packbits(pixels.ravel(), bitorder="little").tobytes()
+        data.PixelData = content + bytes(len(content) % 2)
+
+    edited(overlapping(target), change)
+    calls: list[int] = []
+    original = Frames.frame
+    monkeypatch.setattr(Frames, "frame", lambda self, index: calls.append(index) or original(self, index))
+    fails_to_read(target, LabelError, "LAB-05", "'first' and 'copy 4' share 9 voxels")
+    assert len(calls) <= 2 * 44
+
+
+def test_a_segmentation_without_a_preamble_is_known_and_read(written: Path) -> None:
+    expected = dicom_seg.read_labels(written)
+    bare = written.with_name("bare")
+    bare.write_bytes(written.read_bytes()[132:])
+    assert formats.family(bare) == "dicom_seg"
+    np.testing.assert_array_equal(formats.read_labels(bare).data, expected.data)
+
+
+def test_frames_a_world_apart_are_not_given_room(written: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def change(data: Any) -> None:
+        groups = data.PerFrameFunctionalGroupsSequence
+        turn = data.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
+        normal = np.cross(*np.reshape(turn, (2, 3)).astype(float))
+        first = np.array(groups[0].PlanePositionSequence[0].ImagePositionPatient, float)
+        groups[-1].PlanePositionSequence[0].ImagePositionPatient = digits(first + normal * 2.5 * 19000)
+
+    monkeypatch.setattr(_dicom_seg_frames, "_MOST_VOXELS", 9 * 6 * 1000)
+    edited(written, change)
+    fails_to_read(written, GeometryError, "DCM-01", "make no grid")
 
 
 def test_overlapping_segments_are_read_one_by_one(target: Path) -> None:

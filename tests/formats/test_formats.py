@@ -1,5 +1,6 @@
 """Choosing a format by content; several files, one image."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +36,22 @@ def test_files_that_are_no_scan(tmp_path, content, message, reader) -> None:
     with pytest.raises(FormatError, match=rf"scan.nii.gz.*{message}") as caught:
         reader(tmp_path / "scan.nii.gz")
     assert caught.value.code == "SET-03"
+
+
+def test_names_that_no_file_can_have_and_things_that_are_no_file(tmp_path) -> None:
+    with pytest.raises(FormatError, match="cannot be read") as caught:
+        read(tmp_path / ("a" * 5000))
+    assert caught.value.code == "SET-03"
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FormatError, match="expected a file, but this is a pipe") as caught:
+        read(tmp_path / "pipe")
+    assert caught.value.code == "SET-03"
+
+
+def test_one_channel_is_read_without_counting_first(tmp_path, monkeypatch) -> None:
+    Image.fromarray(np.arange(6, dtype=np.uint8).reshape(2, 3)).save(tmp_path / "a.png")
+    monkeypatch.setattr(formats.picture, "frames", lambda path: pytest.fail("was opened twice"), raising=True)
+    assert read_channels([tmp_path / "a.png"], 1).channels == 1
 
 
 def test_paths_that_lead_nowhere(tmp_path) -> None:

@@ -436,7 +436,7 @@ class TestNumbers:
 
     def test_text_that_does_not_fit_is_refused(self, tmp_path) -> None:
         data = np.zeros((2, 1, 1), np.uint8)
-        for packed in (b"1 300", b"1", b"1 2 3", b"1 x"):
+        for packed in (b"1 300", b"1", b"1 2 3", b"1 x", b"1 " + b"9" * 40):
             path = nrrd(tmp_path / "a.nrrd", data, f"{IN_LPS}encoding: ascii\n", "uchar", packed=packed)
             refused(read, path, FormatError, "SET-03", "damaged")
 
@@ -464,6 +464,7 @@ class TestNumbers:
             ("sizes: 5 6", "sizes"),
             ("sizes: 5 6 x", "whole numbers"),
             ("sizes: 5 6 -7", "no image"),
+            (f"sizes: 5 6 1{'0' * 400}", "no image"),
             ("dimension: 99", "axes"),
             ("endian: middle", "byte order"),
             ("encoding: hex", "packed as"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from voxelsam import checks
+from voxelsam import checks, formats
 from voxelsam.errors import GeometryError, InputWarning, LabelError
 from voxelsam.formats import frames, itk, read, read_labels, write_labels
 from voxelsam.space.grid import Grid, VoxelBox
@@ -249,3 +249,36 @@ class TestRead:
 def written(path: Path, label_map: LabelMap) -> Path:
     nibabel.save(nibabel.Nifti2Image(label_map.data.astype(np.int16), label_map.grid.affine), path)
     return path
+
+
+class TestOnAnImage:
+    """Segmentations that hold only the part of an image where something is."""
+
+    def image(self) -> Grid:
+        return Grid((9, 8, 7), np.diag([-0.5, -0.75, 2.0, 1.0]))
+
+    def cropped(self, path: Path) -> Path:
+        grid = self.image()
+        affine = grid.affine.copy()
+        affine[:3, 3] = grid.to_world(np.array([[2.0, 1.0, 3.0]]))[0]
+        data = np.arange(24, dtype=np.uint8).reshape(2, 3, 4) % 2
+        write_labels(path, LabelMap(data, Grid(data.shape, affine), Labels({"background": 0, "thing": 1})))
+        return path
+
+    def test_a_cropped_one_is_placed(self, tmp_path) -> None:
+        found = formats.read_labels_on(self.cropped(tmp_path / "a.seg.nrrd"), self.image())
+        expected = np.zeros((9, 8, 7), np.uint8)
+        expected[2:4, 1:4, 3:7] = np.arange(24).reshape(2, 3, 4) % 2
+        np.testing.assert_array_equal(found.data, expected)
+        np.testing.assert_array_equal(found.grid.affine, self.image().affine)
+        assert found.labels.names == ("thing",)
+
+    def test_one_of_another_place_is_refused(self, tmp_path) -> None:
+        elsewhere = Grid((9, 8, 7), self.image().affine + np.diag([0, 0, 0.1, 0]))
+        with pytest.raises(GeometryError, match="do not coincide") as caught:
+            formats.read_labels_on(self.cropped(tmp_path / "a.seg.nrrd"), elsewhere)
+        assert caught.value.code == "GEO-02"
+
+    def test_a_plain_label_map_comes_as_it_is(self, tmp_path) -> None:
+        self.cropped(tmp_path / "a.nrrd")
+        assert formats.read_labels_on(tmp_path / "a.nrrd", self.image()).grid.shape == (2, 3, 4)

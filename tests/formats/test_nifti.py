@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -255,3 +256,15 @@ def test_recognising_looks_at_the_first_bytes_only(make, scan) -> None:
     assert not nifti.recognises(path, b"\x89PNG\r\n\x1a\n")
     assert not nifti.recognises(path, b"\x1f\x8b not gzip")
     assert not nifti.recognises(path, b"")
+
+
+def test_scaling_makes_no_copy_of_the_whole_scan_in_double_precision(make) -> None:
+    stored = np.arange(1_000_000, dtype=np.int16).reshape(100, 100, 100)
+    path = make(stored, name="scan.nii", scl_slope=0.5, scl_inter=3)
+    tracemalloc.start()
+    try:
+        volume = read(path)
+        assert tracemalloc.get_traced_memory()[1] < 3 * volume.data.nbytes
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_array_equal(volume.data[0], (stored * 0.5 + 3).astype(np.float32))

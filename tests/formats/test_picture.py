@@ -358,3 +358,41 @@ class TestSize:
         with pytest.raises(FormatError, match="cut off or damaged") as caught:
             picture.read_size(tmp_path / "a.png")
         assert caught.value.code == "SET-03"
+
+
+class TestPillow:
+    def two_pages(self, path: Path) -> bytearray:
+        pages = [Image.fromarray(letter()), Image.fromarray(letter()[::-1])]
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+        return bytearray(path.read_bytes())
+
+    def second_directory(self, content: bytearray) -> int:
+        first = int.from_bytes(content[4:8], "little")
+        after = first + 2 + 12 * int.from_bytes(content[first : first + 2], "little")
+        return int.from_bytes(content[after : after + 4], "little")
+
+    def test_a_second_page_without_a_width_is_an_error_of_ours(self, tmp_path) -> None:
+        content = self.two_pages(tmp_path / "a.tif")
+        place = self.second_directory(content) + 2
+        assert int.from_bytes(content[place : place + 2], "little") == ExifTags.Base.ImageWidth
+        content[place : place + 2] = (40960).to_bytes(2, "little")
+        (tmp_path / "a.tif").write_bytes(content)
+        with pytest.raises(FormatError, match="cut off or damaged") as caught:
+            frames(tmp_path / "a.tif")
+        assert caught.value.code == "SET-03"
+
+    def test_errors_without_words_are_named(self, tmp_path, monkeypatch) -> None:
+        path = saved(tmp_path / "a.png", letter())
+        monkeypatch.setattr(Image.Image, "getexif", lambda self: (_ for _ in ()).throw(EOFError))
+        with pytest.raises(FormatError, match=r"\(EOFError\)"):
+            read(path)
+
+    def test_odd_tags_are_no_warning_of_pillow(self, tmp_path) -> None:
+        content = self.two_pages(tmp_path / "a.tif")
+        place = self.second_directory(content) + 2 + 6 * 12
+        assert int.from_bytes(content[place : place + 2], "little") == ExifTags.Base.RowsPerStrip
+        content[place : place + 8] = struct.pack("<HHI", 37500, 7, 1 << 30)
+        (tmp_path / "a.tif").write_bytes(content)
+        with pytest.warns(UserWarning, match="Tag data larger"), Image.open(tmp_path / "a.tif") as image:
+            image.seek(1)
+        np.testing.assert_array_equal(read(tmp_path / "a.tif", frame=1).data[0, ..., 0].T, letter()[::-1])

@@ -550,3 +550,14 @@ def test_the_mask_of_a_film_is_a_folder_by_default(tmp_path) -> None:
     again = read_labels(target, TABLE)
     check_pair(film, again)
     np.testing.assert_array_equal(again.data, label_map.data)
+
+
+@pytest.mark.parametrize("ending", [".png", ".txt"])
+def test_files_of_a_folder_are_not_compared_with_each_other(tmp_path, monkeypatch, ending) -> None:
+    for number in range(300):
+        (tmp_path / f"{number:05d}{ending}").touch()
+    kind, compared = type(tmp_path), []
+    original = kind.__eq__
+    monkeypatch.setattr(kind, "__eq__", lambda self, other: compared.append(1) or original(self, other))
+    assert not video.recognises(tmp_path, b"")
+    assert len(compared) <= 600

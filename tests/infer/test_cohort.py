@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from voxelsam import bundle, formats, record
-from voxelsam.errors import InputError, OutputError
+from voxelsam.errors import ConfigError, InputError, OutputError
 from voxelsam.infer import cohort
 from voxelsam.infer.predictor import Predictor
 
@@ -217,3 +217,69 @@ def test_an_ending_that_cannot_be_is_refused(tmp_path: Path, ending: str, output
 def test_one_series_is_not_for_several_cases(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one case"):
         cohort.tasks(touch(tmp_path / "in", "a.nii.gz", "b.nii.gz"), tmp_path / "out", 1, series="2")
+
+
+def test_files_that_cannot_be_hashed_stop_nothing(
+    trained: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(_: object) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(record, "digest", locked)
+    todo = cohort.tasks(phantom / "imagesTr", tmp_path / "out", 1)
+    predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
+    with record.recording("predict") as noted:
+        noted.path = cohort.place(todo, tmp_path / "out")
+        outcomes = list(cohort.run(predictor, todo, noted=noted))
+    assert [outcome.status for outcome in outcomes] == ["done"] * len(todo)
+    assert "sha256" not in record.read(noted.path)["runs"][0]["cases"][todo[0].id]
+
+
+def test_a_first_failure_leaves_no_record_but_a_later_one_does(
+    trained: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxelsam.infer.prediction import Prediction
+
+    save = Prediction.save
+    calls: list[Path] = []
+
+    def sometimes(self: Prediction, path: Path) -> None:
+        calls.append(path)
+        if len(calls) != 2:
+            raise OutputError(f"{path}: no")
+        save(self, path)
+
+    monkeypatch.setattr(Prediction, "save", sometimes)
+    todo = cohort.tasks(phantom / "imagesTr", tmp_path / "out", 1)
+    predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
+    with record.recording("predict") as noted:
+        noted.path = cohort.place(todo, tmp_path / "out")
+        going = cohort.run(predictor, todo, extras=cohort.Extras(preview=True), noted=noted)
+        assert next(going).status == "failed"
+        assert not (tmp_path / "out").exists()
+        assert [outcome.status for outcome in going] == ["done", "failed"]
+    assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
+        todo[1].output.name,
+        f"{todo[1].id}.png",
+        record.FILE,
+    ]
+
+
+def test_numbered_films_of_colours_are_cases(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for number in (1, 2):
+        (source / f"clip_{number:04}.mp4").write_bytes(b"\0\0\0\x18ftypisom")
+    found = cohort.tasks(source, tmp_path / "out", 3)
+    assert [(task.id, task.output.name) for task in found] == [("clip_0001", "clip_0001"), ("clip_0002", "clip_0002")]
+
+
+@pytest.mark.parametrize("stride", [None, 1, 3])
+def test_a_stride_within_the_stacks(stride: int | None) -> None:
+    cohort.check_stride(stride, 3)
+
+
+@pytest.mark.parametrize("stride", [0, 4])
+def test_a_stride_that_leaves_slices_out_is_refused(stride: int) -> None:
+    with pytest.raises(ConfigError, match="1 to 3"):
+        cohort.check_stride(stride, 3)

@@ -52,7 +52,7 @@ def test_what_is_not_there_is_named() -> None:
     assert dataset.case("a") is case
     with pytest.raises(InputError, match=r"no case 'b' among 0 \+ 1 cases"):
         dataset.case("b")
-    with pytest.raises(InputError, match="no splits; make one with default_split"):
+    with pytest.raises(InputError, match="no splits; leave the fold out"):
         dataset.split(0)
 
 

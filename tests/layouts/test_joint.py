@@ -99,6 +99,14 @@ def test_the_rest_may_be_background(two: Path) -> None:
         assert dataset.case("MR_a").unlabelled == ("liver",)
 
 
+def test_their_background_stays_background(two: Path) -> None:
+    said = "{root: LiTS, labels: {liver: liver, tumour: liver, background: %s}}"
+    with pytest.raises(InputError, match="LAB-04: LiTS: 'background' is its background and cannot become 'liver'"):
+        read(joint(two, "{root: BTCV}", said % "liver"))
+    dataset = read(joint(two, "{root: BTCV}", said % "background"))
+    assert counts(dataset, "LiTS_a") == {0: 20, 1: 40}
+
+
 def test_names_and_groups_as_declared(two: Path) -> None:
     member(two / "again", {"background": 0, "liver": 1}, names="cd", split=False, groups={"c": "b"})
     dataset = read(joint(two, "{root: BTCV, name: First}", "{root: again}", more="group_prefix: false"))
@@ -209,7 +217,7 @@ def test_channels_of_another_name_may_be_declared_the_same(two: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sets:\n  - [", "SET-03|not valid YAML"),
+        ("sets:\n  - [", r"^\S+both\.yml is not valid YAML"),
         ("sets: {}\nlabels: {background: 0}", "sets"),
         ("sets: []", "labels: missing"),
         ("sets: []\nlabels: {liver: 1}", "LAB-02: labels: .*background"),

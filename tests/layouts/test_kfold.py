@@ -14,6 +14,7 @@ from voxelsam.cli.split import split
 from voxelsam.errors import InputError, OutputError
 from voxelsam.layouts import Case, open_dataset
 from voxelsam.layouts._split import kfold
+from voxelsam.record import digest
 
 
 def cases_of(groups: list[int]) -> tuple[Case, ...]:
@@ -98,9 +99,36 @@ def test_what_the_command_writes_is_read_as_the_split(touch, note, tmp_path: Pat
     assert json.loads(run(tmp_path, "--folds", 2, "-o", written, "--json")) == json.loads(written.read_text())
 
 
+def test_the_command_leaves_a_record_beside_the_file(touch, note, tmp_path: Path) -> None:
+    touch(*(f"{part}/{name}.nii" for name in "abc" for part in ("images", "labels")))
+    note("labels.json", {"background": 0, "organ": 1})
+    written = tmp_path / "splits.json"
+    run(tmp_path, "--folds", 3, "-o", written, "--seed", 5)
+    text = (tmp_path / "splits.run.json").read_text()
+    (entry,) = json.loads(text)["runs"]
+    assert (entry["command"], entry["status"]) == ("split", "done")
+    assert entry["settings"] == {"folds": 3, "seed": 5}
+    assert (entry["layout"], entry["patients"]) == ("pairs", 3)
+    assert entry["sha256"] == digest([written])
+    folds = json.loads(written.read_text())
+    assert {name: case["fold"] for name, case in entry["cases"].items()} == {
+        name: number for number, fold in enumerate(folds) for name in fold["val"]
+    }
+    assert str(tmp_path) not in text
+
+
+def test_another_file_in_the_place_of_the_record_stops_before_anything_is_written(touch, note, tmp_path: Path) -> None:
+    touch(*(f"{part}/{name}.nii" for name in "ab" for part in ("images", "labels")))
+    note("labels.json", {"background": 0, "organ": 1})
+    note("splits.run.json", [])
+    with pytest.raises(OutputError, match="not a record"):
+        run(tmp_path, "--folds", 2, "-o", tmp_path / "splits.json")
+    assert not (tmp_path / "splits.json").exists()
+
+
 def test_nothing_is_written_where_there_are_too_few_patients(touch, note, tmp_path: Path) -> None:
     touch("images/a.nii", "labels/a.nii", "images/b.nii", "labels/b.nii")
     note("labels.json", {"background": 0, "organ": 1})
     with pytest.raises(InputError, match="2 to 2 folds, but 5"):
         run(tmp_path, "-o", tmp_path / "splits.json")
-    assert not (tmp_path / "splits.json").exists()
+    assert not list(tmp_path.glob("splits*"))

@@ -217,7 +217,7 @@ def test_a_structure_that_no_training_case_shows(phantom: Path, tmp_path: Path) 
     record["labels"]["pancreas"] = 99
     (copy / "dataset.json").write_text(json.dumps(record))
     with (
-        pytest.warns(InputWarning, match="LAB-03: no case of validation shows pancreas"),
+        pytest.warns(InputWarning, match=r"LAB-03: .*no case of validation shows pancreas"),
         pytest.raises(InputError, match="no case of training shows pancreas") as stop,
     ):
         start(copy, tmp_path / "run", {})

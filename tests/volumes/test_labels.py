@@ -1,11 +1,13 @@
 import json
 import pickle
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxelsam import volumes
 from voxelsam.errors import LabelError
 from voxelsam.volumes.labels import Labels, colours_to_labels, count_values
 
@@ -16,6 +18,30 @@ tables = st.builds(
     st.sets(st.integers(1, 65535), min_size=1, max_size=40),
     st.one_of(st.none(), st.integers(1, 65535)),
 )
+
+
+@pytest.mark.parametrize("kind", [np.bool_, np.uint8, np.int8, np.uint16, np.int16, np.int32, np.int64, np.uint64])
+@pytest.mark.parametrize("wide", [False, True])
+def test_values_are_counted_in_every_type(kind, wide, monkeypatch) -> None:
+    monkeypatch.setattr(volumes.labels, "_PIECE", 7)
+    limits = (0, 1) if kind is np.bool_ else (np.iinfo(kind).min, np.iinfo(kind).max)
+    low, high = limits if wide else (max(limits[0], -3), min(limits[1], 90))
+    array = np.random.default_rng(1).integers(low, high, (3, 4, 5), np.uint8 if kind is np.bool_ else kind, True)
+    array = array.astype(kind)
+    values, counts = np.unique(array, return_counts=True)
+    assert count_values(array) == dict(zip(values.tolist(), counts.tolist(), strict=True))
+    assert count_values(array[:0]) == {}
+
+
+def test_numbers_near_the_end_of_64_bits_are_counted() -> None:
+    array = np.array([2**64 - 1, 2**64 - 2, 2**64 - 1], np.uint64)
+    assert count_values(array) == {2**64 - 2: 1, 2**64 - 1: 2}
+
+
+def test_a_table_of_many_values_is_made_soon() -> None:
+    start = time.monotonic()
+    assert Labels.of_values(set(range(40_000))).count == 40_000
+    assert time.monotonic() - start < 5
 
 
 @given(tables, st.randoms(use_true_random=False))

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from voxelsam.cli import screen
+from voxelsam.cli import options, screen
 
 
 def evaluate(
@@ -14,15 +14,16 @@ def evaluate(
         Path | None, typer.Option("-i", "--input", help="Folder of predicted masks, or one mask.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="summary.json; a CSV goes beside it.")] = None,
-    fold: Annotated[int | None, typer.Option(help="Only the validation cases of this fold of the data set.")] = None,
+    fold: Annotated[
+        int | None,
+        typer.Option(help="Only the validation cases of this fold; with --interactive 0 where there are folds."),
+    ] = None,
     empty: Annotated[
         Literal["nan", "one", "zero"],
         typer.Option(help="Score of a structure that neither mask has; nan leaves it out."),
     ] = "nan",
     allow_missing: Annotated[bool, typer.Option(help="List missing predictions as failures, do not stop.")] = False,
-    accept: Annotated[
-        list[str] | None, typer.Option(help="Go on where this check stops (its code, such as GEO-02). Repeatable.")
-    ] = None,
+    accept: options.Accept = None,
     interactive: Annotated[
         bool,
         typer.Option("--interactive", help="Prompt a model with simulated clicks and boxes; OUTPUT is a new folder."),
@@ -50,18 +51,18 @@ def evaluate(
     if interactive:
         if model is None or predictions is not None:
             raise ConfigError("--interactive prompts a model (-m BUNDLE) and takes no predictions (-i)")
-        _interactive(model, weights, references, fold or 0, output, ways, clicks, per, device, as_json)
+        _interactive(model, weights, references, fold, output, ways, clicks, per, device, accept, as_json)
         return
     if predictions is None or model is not None:
         raise ConfigError("which masks? give them with -i; or prompt a model with --interactive -m BUNDLE")
     against: Path | dict[str, run.Reference] = references
     labels = None
-    if fold is not None:
-        dataset = open_dataset(references)
-        labels = dataset.labels
-        against = {case.id: case for case in dataset.split(fold)[1] if case.label}
     choices = {"fold": fold, "empty": empty, "allow_missing": allow_missing}
     with record.recording("evaluate", choices, accept or ()) as noted:
+        if fold is not None:
+            dataset = open_dataset(references)
+            labels = dataset.labels
+            against = {case.id: case for case in dataset.split(fold)[1] if case.label}
         with screen.bars() as bar:
             advance = bar("comparing")
             report = run.evaluate(
@@ -84,15 +85,16 @@ def _interactive(
     model: Path,
     weights: Path | None,
     references: Path,
-    fold: int,
+    fold: int | None,
     output: Path | None,
     ways: list[str] | None,
     clicks: int,
     per: str,
     device: str,
+    accept: list[str] | None,
     as_json: bool,
 ) -> None:
-    from voxelsam import bundle, config, study
+    from voxelsam import bundle, config, record, study
     from voxelsam.errors import OutputError
     from voxelsam.evaluate.scores import nulled
     from voxelsam.infer.predictor import Predictor
@@ -100,12 +102,19 @@ def _interactive(
 
     if output is not None and output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise OutputError(f"{output} is not empty: give a new folder for the study")
-    dataset = open_dataset(references)
-    predictor = Predictor(bundle.load(model), weights=weights, device=device)
-    wanted = {"ways": ways or list(study.possible(predictor)), "clicks": clicks, "per": per}
-    plan = config.parse(study.StudyPlan, wanted, where="the study")
-    with screen.bars() as bar:
-        result = study.study(predictor, dataset.split(fold)[1], plan, output, bar("prompting cases"))
+    trained = bundle.load(model)
+    with record.recording("evaluate", {"interactive": True, "fold": fold, "device": device}, accept or ()) as noted:
+        dataset = open_dataset(references)
+        declared = fold is not None or dataset.splits
+        cases = dataset.split(fold or 0)[1] if declared else dataset.train
+        predictor = Predictor(trained, weights=weights, device=device)
+        wanted = {"ways": ways or list(study.possible(predictor)), "clicks": clicks, "per": per}
+        plan = config.parse(study.StudyPlan, wanted, where="the study")
+        noted.facts |= {"bundle": trained.identity(), "plan": config.plain(plan)}
+        noted.path = None if output is None else output / record.FILE
+        with screen.bars() as bar:
+            result = study.study(predictor, cases, plan, output, bar("prompting cases"))
+        study.note(result, cases, noted)
     if as_json:
         screen.emit(nulled(result.to_json()))
     else:

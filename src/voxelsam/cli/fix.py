@@ -40,7 +40,7 @@ def fix(
     as_json: Annotated[bool, typer.Option("--json", help="Print what was done as JSON.")] = False,
 ) -> None:
     """Repair into a copy, and log it in fixes.json. Unasked only what loses nothing; the rest by --fix CODE."""
-    from voxelsam import formats, record
+    from voxelsam import formats, layouts, record
     from voxelsam.errors import ConfigError
     from voxelsam.fix import Wishes, fix_dataset, fix_file
 
@@ -55,7 +55,7 @@ def fix(
         relabel=_pairs(relabel or ()),
         channels="split" if split else "grey" if grey else None,
     )
-    dataset = source.is_dir() and formats.family(source) is None
+    dataset = bool(layouts.recognising(source)) or (source.is_dir() and formats.family(source) is None)
     if dataset and (label or image is not None):
         raise ConfigError("--label and --image are for a single file; in a data set it is known what is what")
     with record.recording("fix", wishes.to_json()) as run, screen.bars() as bar:

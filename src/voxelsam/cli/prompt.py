@@ -5,17 +5,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from voxelsam.cli import screen
+from voxelsam.cli import options, screen
 
 
 def prompt(
-    model: Annotated[Path, typer.Option("-m", "--model", help="Bundle folder, e.g. run/best.")],
-    source: Annotated[
-        Path, typer.Option("-i", "--input", help="Image file, DICOM series (folder or zip), or folder of them.")
-    ],
-    output: Annotated[
-        Path, typer.Option("-o", "--output", help="Folder for the masks (for one file also a file name).")
-    ],
+    model: options.Model,
+    source: options.Scans,
+    output: options.Masks,
     prompts: Annotated[Path | None, typer.Option("-p", "--prompts", help="JSON file of one scan or a cohort.")] = None,
     point: Annotated[list[str] | None, typer.Option(help="A click on an object: x,y,z[,label]. Repeatable.")] = None,
     beside: Annotated[list[str] | None, typer.Option(help="A click beside an object: x,y,z[,label].")] = None,
@@ -36,29 +32,21 @@ def prompt(
         list[str] | None, typer.Option(help="Structure to carry to further slices, both ways. Repeatable.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features for the next time.")] = None,
-    weights: Annotated[Path | None, typer.Option(help="The backbone's checkpoint, if it has moved.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
-    precision: Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
-    stride: Annotated[int | None, typer.Option(min=1, help="Slices between stacks; default: the model's.")] = None,
-    ending: Annotated[
-        str | None,
-        typer.Option("--format", help="Ending of the masks: nii.gz, nrrd, seg.nrrd, dcm …; default: the image's."),
-    ] = None,
-    series: Annotated[
-        str | None, typer.Option(help="Which DICOM series of a folder that holds several; without it they are listed.")
-    ] = None,
-    film: Annotated[
-        bool, typer.Option("--film", help="Folders of numbered pictures are films; else each picture is a case.")
-    ] = False,
-    preview: Annotated[bool, typer.Option("--preview", help="Write a picture of each case with its mask.")] = False,
-    accept: Annotated[
-        list[str] | None, typer.Option(help="Go on where this check stops (its code, such as DCM-01). Repeatable.")
-    ] = None,
-    go_on: Annotated[bool, typer.Option("--continue", help="Keep masks that are there already.")] = False,
+    weights: options.Weights = None,
+    device: options.Device = "auto",
+    precision: options.Precision = "fp32",
+    stride: options.Stride = None,
+    ending: options.Ending = None,
+    series: options.Series = None,
+    frame: options.Frame = None,
+    film: options.Film = False,
+    preview: options.Preview = False,
+    accept: options.Accept = None,
+    go_on: options.GoOn = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every scan and its prompts; write nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Segment what points, boxes, scribbles and masks show; for one scan or a cohort."""
     from voxelsam import bundle, record
@@ -78,16 +66,19 @@ def prompt(
         space=space,
         propagate=tuple(propagate or ()),
     )
-    settings = {"base": base, "outside": outside, "overlap": overlap, "stride": stride, "precision": precision}
-    with record.recording("prompt", settings | {"device": device, "series": series}, accept or ()) as run:
-        todo = cohort.tasks(source, output, len(known.channels), ending=screen.dotted(ending), series=series, film=film)
+    part = {"series": series, "frame": frame, "stride": stride, "precision": precision}
+    settings = {"base": base, "outside": outside, "overlap": overlap, **part}
+    with record.recording("prompt", settings | {"device": device}, accept or ()) as run:
+        channels, dotted = len(known.channels), screen.dotted(ending)
+        todo = cohort.tasks(source, output, channels, ending=dotted, series=series, frame=frame, film=film)
         request.check(todo, labels)
         run.made_by = {"bundle": known.weights_sha256, **settings, "accepted": sorted(accept or ())}
         run.made_by = {**run.made_by, "prompts": request.digest}
         run.facts["bundle"] = trained.identity()
+        cohort.check_stride(stride, known.stack.depth)
         cohort.check_output(todo, output, run.made_by, go_on)
         if dry_run:
-            screen.finish(list(prompt_cohort.planned(todo, request, len(known.channels), labels)), as_json)
+            screen.finish(list(prompt_cohort.planned(todo, request, channels, labels)), as_json)
             return
         predictor = Predictor(trained, weights=weights, device=device, precision=precision, stride=stride)
         session = predictor.open(base=base, outside=outside, overlap=overlap, folder=cache)

@@ -21,15 +21,26 @@ def split(
     """Share out the labelled cases of a data set for cross-validation; a patient's cases stay together."""
     import json
 
+    from voxelsam import record
     from voxelsam.errors import OutputError
     from voxelsam.files import write_text
     from voxelsam.layouts import kfold, open_dataset
 
     if output.exists():
         raise OutputError(f"{output} exists already; delete it or give another name")
-    shared = kfold(open_dataset(data, layout).train, folds, seed)
-    listed = [{"train": list(fold.train), "val": list(fold.val)} for fold in shared]
-    write_text(output, json.dumps(listed, indent=1) + "\n")
+    with record.recording("split", {"folds": folds, "seed": seed}) as run:
+        dataset = open_dataset(data, layout)
+        shared = kfold(dataset.train, folds, seed)
+        run.facts |= {"layout": dataset.layout, "patients": len({case.group for case in dataset.train})}
+        for number, fold in enumerate(shared):
+            for name in fold.val:
+                run.case(name, "done", fold=number)
+        run.path = record.path_for(output, folder=False)
+        run.save()
+        listed = [{"train": list(fold.train), "val": list(fold.val)} for fold in shared]
+        write_text(output, json.dumps(listed, indent=1) + "\n")
+        run.facts["sha256"] = record.digest([output])
+        run.save("done")
     if as_json:
         screen.emit(listed)
         return

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from voxelsam.cli import screen
+from voxelsam.cli import options, screen
 
 
 def train(
@@ -20,11 +20,9 @@ def train(
     go_on: Annotated[
         bool, typer.Option("--continue", help="Go on with the interrupted run in the run folder.")
     ] = False,
-    accept: Annotated[
-        list[str] | None, typer.Option(help="Go on where this check stops (its code, such as GEO-02). Repeatable.")
-    ] = None,
+    accept: options.Accept = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check data, recipe and weights; train nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    as_json: options.Json = False,
 ) -> None:
     """Train an adaptation on a data set; leaves a bundle in OUTPUT/best."""
     from voxelsam import config, record

@@ -121,15 +121,25 @@ class Store:
         return np.array([name in case.unlabelled for name in self.labels.values])
 
     def _key(self, case: Case) -> str:
-        files = [path for path in (*case.images, case.label, case.instances) if path]
+        paths = [path for path in (*case.images, case.label, case.instances) if path]
         facts = [
-            [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files],
+            [_state(file) for path in paths for file in _files(path)],
             [self.plan.plane, self.plan.spacing],
             config.plain(self.intensity),
             self.labels.to_json(),
             None if case.encoding is None else repr(case.encoding),
         ]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
+
+def _files(path: Path) -> list[Path]:
+    """A file, or those of a folder (a series), whose own date says nothing about what is in them."""
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+
+
+def _state(path: Path) -> tuple[str, int, int]:
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns
 
 
 def read_case(case: Case, labels: Labels, channels: int) -> tuple[Volume, LabelMap, LabelArray | None]:

@@ -94,10 +94,11 @@ def measure(
         depth: slices that a stack will have; scans with fewer are told.
 
     Raises:
-        InputError: one or more cases cannot be used; every one is listed.
+        InputError: one or more cases cannot be used; every one is listed, and the code is that of the first.
     """
-    facts, examined, problems = [], [], []
+    facts, examined = [], []
     told: list[Finding] = []
+    problems: list[Finding] = []
     for number, case in enumerate(cases):
         try:
             with checks.watching(where=case.id):
@@ -105,15 +106,17 @@ def measure(
             found = examine.case(about, labels, depth, told=examine.READING)
             facts.append(fact)
             examined.append(about)
-            problems += [f"  {case.id}: {one.code}: {one.message}" for one in found if checks.stops(one)]
+            problems += [one for one in found if checks.stops(one)]
             told += [one for one in found if not checks.stops(one)]
         except InputError as error:
-            problems.append(f"  {case.id}: {error}")
+            problems.append(Finding(error.code, "error", str(error), case.id))
         if progress:
             progress(number + 1, len(cases))
     checks.settle(told)
     if problems:
-        raise InputError(f"{len(problems)} of {len(cases)} cases cannot be used:\n" + "\n".join(problems))
+        lost = len({one.where for one in problems})
+        listed = "\n".join(f"  {one.where}: {': '.join(filter(None, (one.code, one.message)))}" for one in problems)
+        raise InputError(f"{lost} of {len(cases)} cases cannot be used:\n{listed}", code=problems[0].code)
     return Fingerprint(tuple(facts), tuple(examined))
 
 

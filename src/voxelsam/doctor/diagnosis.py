@@ -18,7 +18,10 @@ from voxelsam.errors import ConfigError, InputError
 from voxelsam.examine import CaseFacts
 
 WORTH_CASES, WORTH_BYTES = 64, 32 << 20
-"""From so many cases or bytes on several processes pay; starting one takes about a second."""
+"""From so many cases or bytes on several processes pay; starting one takes about a second.
+
+Where headers are enough, files count for nothing and series as if they were read.
+"""
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,8 @@ def _looked_at(
     """Every target, in order; the largest are begun first, so that no process is left alone with one at the end."""
     sizes = [sum(_size(path) for path in _files(target)) for target in targets]
     workers = min(jobs or _cpus(), len(targets))
-    pays = len(targets) >= WORTH_CASES or sum(sizes) >= WORTH_BYTES
+    heavy = [size for size, one in zip(sizes, targets, strict=True) if not order.quick or _has_folder(one)]
+    pays = len(heavy) >= WORTH_CASES or sum(heavy) >= WORTH_BYTES
     by_size = sorted(range(len(targets)), key=lambda number: -sizes[number])
     results: dict[int, Seen] = {}
     for number, one in (_pooled if workers > 1 and pays else _one_by_one)(targets, by_size, order, workers):
@@ -210,6 +214,10 @@ def _across(path: Path, found: Found, facts: list[CaseFacts], fold: int | None, 
 def _files(target: Target) -> tuple[Path, ...]:
     case = target.case
     return (*case.images, *(path for path in (case.label, case.instances) if path is not None))
+
+
+def _has_folder(target: Target) -> bool:
+    return any(path.is_dir() for path in _files(target))
 
 
 def _size(path: Path) -> int:

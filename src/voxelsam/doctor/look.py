@@ -2,10 +2,12 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 
@@ -126,9 +128,15 @@ def _proposal(target: Target, error: InputError) -> str:
 
 
 def _headers(target: Target, errors: list[Finding]) -> list[Finding]:
-    """Rules on what headers say; formats that cannot tell a grid from the header are only opened."""
+    """Rules on what headers say; formats that cannot tell a grid from the header are only opened.
+
+    Headers of one of several series have been read already, when the series were listed.
+    """
+    if target.series is not None:
+        return []
     grids: list[tuple[Path, Grid]] = []
-    for path in _paths(target.case):
+    drawn = replace(target.case, label=None) if target.case.reader else target.case
+    for path in _paths(drawn):
         with _noting(errors):
             if (grid := _grid(path)) is not None:
                 grids.append((path, grid))
@@ -142,12 +150,17 @@ def _headers(target: Target, errors: list[Finding]) -> list[Finding]:
 
 def _grid(path: Path) -> Grid | None:
     name = formats.family(path)
-    reads = getattr(plugins.load("formats", name), "grid", None) if name is not None else None
+    reads = None if name is None else _grid_reader(name)
     if reads is None:
         formats.frames(path)
         return None
-    grid: Grid = reads(path)
-    return grid
+    return reads(path)
+
+
+@cache
+def _grid_reader(name: str) -> Callable[[Path], Grid] | None:
+    """What tells a grid from the header, if a format can; looked up once, because that takes longer than a header."""
+    return cast("Callable[[Path], Grid] | None", getattr(plugins.load("formats", name), "grid", None))
 
 
 def _placed(finding: Finding, target: Target) -> Finding:

@@ -56,7 +56,8 @@ def find(path: Path, label: Path | None = None) -> Found:
         return Found("image", targets, findings)
     targets, findings = _files(path)
     if not targets and not findings:
-        raise InputError(f"{path}: no image file in this folder ({', '.join(formats.endings())})", code="SET-01")
+        known = ", ".join(dict.fromkeys(formats.endings()))
+        raise InputError(f"{path}: no image file in this folder ({known})", code="SET-01")
     return Found("files", targets, findings)
 
 

@@ -1,7 +1,8 @@
 """Predictions against references: pairs of files, places first, then scores.
 
 Pairs are made by case id, the name of a file without its suffix. A pair whose grids differ is never scored: it is
-listed as a failure with its reason, and so is a pair with a file that cannot be read.
+listed as a failure with its reason, and so is a pair with a file that cannot be read. References are checked as labels
+are before training; what is odd about a prediction shows in its scores.
 """
 
 import json
@@ -12,12 +13,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from voxelsam import checks
+from voxelsam import checks, examine
 from voxelsam.errors import InputError, InputWarning, LabelError
 from voxelsam.evaluate.metrics import Counts, count, count_classes, empty_rule
 from voxelsam.evaluate.scores import CaseScore, Failure, Report
-from voxelsam.formats import ending_of, endings, read_labels, read_labels_on
-from voxelsam.layouts import Case, open_dataset, read_label
+from voxelsam.formats import ending_of, endings, family, read_labels, read_labels_on
+from voxelsam.layouts import Case, open_dataset, read_label, recognising
 from voxelsam.record import FILE, Run, digest
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.pair import check_grids
@@ -112,7 +113,14 @@ def score(case: str, prediction: Path, reference: Reference, labels: Labels) -> 
         GeometryError: the grids differ.
         InputError: a file cannot be read, or its values do not fit the table.
     """
-    truth = read_label(reference, labels) if isinstance(reference, Case) else read_labels(reference, labels)
+    return _score(case, prediction, reference, _truth(reference, labels), labels)
+
+
+def _truth(reference: Reference, labels: Labels) -> LabelMap:
+    return read_label(reference, labels) if isinstance(reference, Case) else read_labels(reference, labels)
+
+
+def _score(case: str, prediction: Path, reference: Reference, truth: LabelMap, labels: Labels) -> CaseScore:
     file = _file(reference)
     guess = read_labels_on(prediction, truth.grid, labels)
     check_grids(truth.grid, guess.grid, str(file), str(prediction))
@@ -148,15 +156,20 @@ def _region(
 def _score_all(
     pairs: Mapping[str, tuple[Path, Reference]], labels: Labels, progress: Progress | None
 ) -> tuple[list[CaseScore], list[Failure]]:
-    scores, failures = [], []
+    scores, failures, seen = [], [], []
     for number, (case, (prediction, reference)) in enumerate(pairs.items()):
         if progress is not None:
             progress(number, len(pairs), case)
         try:
             with checks.watching(where=case):
-                scores.append(score(case, prediction, reference, labels))
+                truth = _truth(reference, labels)
+                unlabelled = reference.unlabelled if isinstance(reference, Case) else ()
+                seen.append(examine.measure(case, None, truth, unlabelled=unlabelled))
+                scores.append(_score(case, prediction, reference, truth, labels))
         except InputError as error:
             failures.append(Failure(case, str(error), error.code))
+    odd = [finding for facts in seen for finding in examine.case(facts, labels)]
+    checks.settle([*odd, *examine.copies(seen)])
     return scores, failures
 
 
@@ -185,9 +198,7 @@ def _files(
         case = _case_id(references) or references.name
         return {case: predictions}, {case: references}, _described(references.absolute().parent)
     given = _folder(predictions, "predictions")
-    if not references.is_dir():
-        raise InputError(f"the references should be a folder, but {references} is none", code="SET-03")
-    if _label_files(references) and not (references / "imagesTr").is_dir():  # a data set may have pictures beside it
+    if not recognising(references):
         return given, dict(_folder(references, "references")), _described(references)
     dataset = open_dataset(references)
     parts = [{case.id: case for case in part if case.label} for part in (dataset.train, dataset.test)]
@@ -222,11 +233,13 @@ def _folder(folder: Path, what: str) -> dict[str, Path]:
 
 
 def _label_files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("*") if path.is_file() and _case_id(path) and path.name[0] != ".")
+    return sorted(path for path in folder.glob("*") if path.name[0] != "." and _case_id(path))
 
 
 def _case_id(path: Path) -> str:
-    """The file's name without its ending; empty if it is no label file."""
+    """A file's name without its ending, or that of a folder with the masks of a film; empty if it is neither."""
+    if path.is_dir():
+        return path.name if family(path) == "video" else ""
     ending = ending_of(path)
     return path.name.removesuffix(ending) if ending else ""
 

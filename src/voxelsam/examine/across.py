@@ -100,7 +100,8 @@ def copies(
     same_image = {one.id: one.image.digest for one in facts if one.image is not None}
     for ids in _alike((one.id, one.label.digest) for one in facts if one.label is not None and not one.label.empty):
         if len({same_image.get(name, name) for name in ids}) > 1:
-            text = f"the labels of {_listed(ids)} have the same voxels, but their images differ"
+            text = f"the labels of {_listed(ids)} have the same voxels"
+            text += ", but their images differ" if same_image.keys() >= set(ids) else ""
             found.append(Finding("SET-01", "warning", text, where or ids[-1]))
     return found
 

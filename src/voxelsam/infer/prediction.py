@@ -46,10 +46,19 @@ class Prediction:
         """
         if self.probabilities is None:
             raise OutputError(f"{bare.name}: no probabilities were kept; ask for them when predicting")
-        paths = []
-        for name, values in zip(self.labels.labels.names, self.probabilities, strict=True):
-            path = bare.with_name(f"{bare.name}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.nii.gz")
+        paths = self.maps(bare)
+        for path, values in zip(paths.values(), self.probabilities, strict=True):
             scaled = (values / np.float32(255)).astype(np.float32)
             write_volume(path, Volume(scaled[None], self.volume.grid, source=self.volume.source))
-            paths.append(path)
-        return tuple(paths)
+        return tuple(paths.values())
+
+    def maps(self, bare: Path) -> dict[str, Path]:
+        """Where ``save_probabilities`` writes the map of each structure.
+
+        Args:
+            bare: folder and name of the case, without an ending.
+        """
+        return {
+            name: bare.with_name(f"{bare.name}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.nii.gz")
+            for name in self.labels.labels.names
+        }

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from voxelsam.errors import InputError, VoxelSamError
-from voxelsam.formats import read_channels, read_labels
+from voxelsam.formats import read_labels
 from voxelsam.infer.cohort import Outcome, Segment, Task
 from voxelsam.infer.prediction import Prediction, Progress
 from voxelsam.infer.session import Session
@@ -101,7 +101,7 @@ def planned(todo: Iterable[Task], request: Request, channels: int, labels: Label
     """Reads every scan and checks its prompts, and writes nothing."""
     for task in todo:
         try:
-            grid = read_channels(task.images, channels, series=task.series).grid
+            grid = task.read(channels).grid
             request.prompts(task, grid, labels).check(grid, labels)
         except (VoxelSamError, OSError) as error:
             code = error.code if isinstance(error, VoxelSamError) else ""

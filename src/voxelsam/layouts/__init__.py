@@ -62,7 +62,7 @@ def read_label(case: Case, labels: Labels | None = None) -> LabelMap:
     if case.reader:
         if labels is None:
             raise InputError(f"case {case.id}: its label can only be read with the data set's label table")
-        return cast("LabelReader", plugins.load("layouts", case.reader)).read_label(case, labels)
+        return cast("LabelReader", _module(case.reader)).read_label(case, labels)
     return formats.read_labels(case.label, labels, case.encoding)
 
 
@@ -83,7 +83,7 @@ def open_dataset(root: str | Path, layout: str | None = None) -> Dataset:
         raise InputError(f"{path}: no such folder; check the path", code="SET-01")
     modules = _modules()
     if layout is not None:
-        return cast("Layout", plugins.load("layouts", layout)).read(path)
+        return _module(layout).read(path)
     found = recognising(path)
     if len(found) == 1:
         return modules[found[0]].read(path)
@@ -98,6 +98,11 @@ def recognising(root: Path) -> list[str]:
     found = {name: module for name, module in _modules().items() if module.recognises(root)}
     general = {name for module in found.values() for name in getattr(module, "SPECIALISES", ())}
     return [name for name in found if name not in general]
+
+
+def _module(name: str) -> Layout:
+    found = _modules().get(name)
+    return found or cast("Layout", plugins.load("layouts", name))
 
 
 @cache

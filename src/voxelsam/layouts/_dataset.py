@@ -86,7 +86,11 @@ class Dataset:
             InputError: the data set declares no such fold.
         """
         if not 0 <= fold < len(self.splits):
-            hint = f"folds 0 to {len(self.splits) - 1}" if self.splits else "no splits; make one with default_split"
+            hint = (
+                f"folds 0 to {len(self.splits) - 1}"
+                if self.splits
+                else "no splits; leave the fold out (the split of a training lies in its folder, as split.json)"
+            )
             raise InputError(f"{self.root}: fold {fold} was asked for, but the data set declares {hint}")
         chosen = self.splits[fold]
         return tuple(self.case(name) for name in chosen.train), tuple(self.case(name) for name in chosen.val)

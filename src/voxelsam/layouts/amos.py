@@ -18,6 +18,7 @@ from typing import Any
 from voxelsam import checks
 from voxelsam.errors import InputError
 from voxelsam.layouts._dataset import Case, Dataset, Problems, Split, read_table, some, stem, visible
+from voxelsam.layouts._official import check_twins, numbered
 from voxelsam.volumes import Kind, Labels
 
 EXPECTS = "AMOS 2022: imagesTr/amos_0001.nii.gz, labelsTr/amos_0001.nii.gz, imagesVa, labelsVa, imagesTs, dataset.json"
@@ -81,26 +82,11 @@ def read(root: Path) -> Dataset:
 
 
 def _cases(root: Path, part: str, problems: Problems) -> tuple[Case, ...]:
-    images, labels = (_by_name(root / f"{what}{part}", problems) for what in ("images", "labels"))
+    folders = [root / f"{what}{part}" for what in ("images", "labels")]
+    images, labels = (numbered(folder, _FILE, "amos_0001.nii.gz", problems) for folder in folders)
     if part == "Tr" or labels:
-        for name in sorted(images.keys() ^ labels.keys()):
-            lone, twin = (images[name], "labels") if name in images else (labels[name], "images")
-            problems.add("SET-01", f"{name}: {lone} has no twin in {twin}{part}; download it again")
+        check_twins(images, labels, (f"{folders[0]}/{{}}.nii.gz", f"{folders[1]}/{{}}.nii.gz"), problems)
     return tuple(Case(name, (path,), labels.get(name)) for name, path in images.items())
-
-
-def _by_name(folder: Path, problems: Problems) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in visible(folder):
-        match = _FILE.fullmatch(path.name)
-        if match is None:
-            problems.add("SET-01", f"{path}: expected a name such as amos_0001.nii.gz; move other files elsewhere")
-            continue
-        name = match[1]
-        if name in files:
-            problems.add("SET-01", f"{name}: both {files[name]} and {path} have this name; keep one")
-        files[name] = path
-    return files
 
 
 def _compare_lists(root: Path, cases: tuple[Case, ...], problems: Problems) -> None:

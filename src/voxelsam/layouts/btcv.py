@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from voxelsam.layouts._dataset import Case, Dataset, Problems, visible
-from voxelsam.layouts._official import hold_out, note_absent
+from voxelsam.layouts._official import check_twins, hold_out, note_absent, numbered
 from voxelsam.volumes import Labels
 
 EXPECTS = "BTCV: RawData/Training/img/img0001.nii.gz and RawData/Training/label/label0001.nii.gz, RawData/Testing/img"
@@ -65,7 +65,8 @@ def read(root: Path) -> Dataset:
     problems = Problems(root)
     found = _folders(root) or _arrangements(root)[0]
     train = _labelled(found, problems)
-    test = tuple(Case(name, (path,)) for name, path in _numbered(found.tests, _IMAGE, "img0061", problems).items())
+    tests = numbered(found.tests, _IMAGE, "img0061.nii.gz", problems, "img")
+    test = tuple(Case(f"img{number}", (path,)) for number, path in tests.items())
     if not train and not test:
         problems.add("SET-01", f"no cases; expected {EXPECTS}")
     problems.check_ids((*train, *test))
@@ -102,27 +103,8 @@ def _folders(root: Path) -> _Folders | None:
 
 
 def _labelled(found: _Folders, problems: Problems) -> tuple[Case, ...]:
-    images = _numbered(found.images, _IMAGE, "img0001", problems)
-    labels = _numbered(found.labels, _LABEL, "label0001", problems)
-    for name in sorted(images.keys() ^ labels.keys()):
-        if name in images:
-            lone, twin = images[name], found.labels / name.replace("img", "label")
-        else:
-            lone, twin = labels[name], found.images / name
-        problems.add("SET-01", f"{name}: {lone} has no twin {twin}.nii.gz; download it again")
-    return tuple(Case(name, (images[name],), labels.get(name)) for name in sorted(images))
-
-
-def _numbered(folder: Path, pattern: re.Pattern[str], example: str, problems: Problems) -> dict[str, Path]:
-    """Files of a folder by id (``img0001``); other names are noted."""
-    files: dict[str, Path] = {}
-    for path in visible(folder):
-        match = pattern.fullmatch(path.name)
-        if match is None:
-            problems.add("SET-01", f"{path}: expected a name such as {example}.nii.gz; move other files elsewhere")
-            continue
-        name = f"img{match[1]}"
-        if name in files:
-            problems.add("SET-01", f"{name}: both {files[name]} and {path} have this number; keep one")
-        files[name] = path
-    return files
+    images = numbered(found.images, _IMAGE, "img0001.nii.gz", problems, "img")
+    labels = numbered(found.labels, _LABEL, "label0001.nii.gz", problems, "img")
+    twins = f"{found.images}/img{{}}.nii.gz", f"{found.labels}/label{{}}.nii.gz"
+    check_twins(images, labels, twins, problems, prefix="img")
+    return tuple(Case(f"img{number}", (images[number],), labels.get(number)) for number in sorted(images))

@@ -6,6 +6,7 @@ pictures are one group. Pictures on which nobody drew a contour are test cases: 
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -17,7 +18,7 @@ from PIL import Image, ImageDraw
 from voxelsam import checks, formats
 from voxelsam.errors import InputError, LabelError
 from voxelsam.layouts import _xml
-from voxelsam.layouts._dataset import Case, Dataset, Problems, channels_in, visible
+from voxelsam.layouts._dataset import Case, Dataset, Problems, channels_in, some, visible
 from voxelsam.layouts._pictures import by_name
 from voxelsam.volumes import LabelMap, Labels, Source
 
@@ -48,9 +49,29 @@ def read(root: Path) -> Dataset:
     for name in sorted(images):
         if patients[name] not in files:
             problems.add("SET-01", f"{name}: {images[name]} has no {patients[name]}.xml")
+    drawn = _drawn(files, images, problems)
+    known = [name for name in sorted(images, key=_order) if patients[name] in files]
+    train = [Case(name, (images[name],), files[patients[name]], patients[name], reader="ddti") for name in known]
+    train = [case for case in train if case.id in drawn]
+    test = [Case(name, (images[name],), None, patients[name]) for name in known if name not in drawn]
+    if not train and not test:
+        problems.add("SET-01", f"no cases; expected {EXPECTS}")
+    problems.check_ids((*train, *test))
+    problems.stop()
+    if test:
+        listed = some([case.id for case in test], 5)
+        checks.notice(
+            "LAB-03", f"{root}: nobody drew a contour on {len(test)} pictures ({listed}); they are test cases"
+        )
+    channels, kind = channels_in((*train, *test), ("image",))
+    return Dataset(root, "ddti", "DDTI", _LABELS, channels, kind, tuple(train), tuple(test))
+
+
+def _drawn(files: Mapping[str, Path], images: Mapping[str, Path], problems: Problems) -> set[str]:
+    """Names of the pictures that have contours, by the XML of each patient."""
     drawn: set[str] = set()
     for patient, path in sorted(files.items()):
-        if patient not in patients.values():
+        if not any(name.startswith(f"{patient}_") for name in images):
             problems.add("SET-01", f"{patient}: {path} has no picture {patient}_1.jpg")
         try:
             contours = _contours(path)
@@ -62,21 +83,7 @@ def read(root: Path) -> Dataset:
                 problems.add("SET-01", f"{patient}: {path} has contours of {patient}_{number}.jpg, which is not there")
             elif polygons:
                 drawn.add(f"{patient}_{number}")
-    known = [name for name in sorted(images, key=_order) if patients[name] in files]
-    train = [Case(name, (images[name],), files[patients[name]], patients[name], reader="ddti") for name in known]
-    train = [case for case in train if case.id in drawn]
-    test = [Case(name, (images[name],), None, patients[name]) for name in known if name not in drawn]
-    if not train and not test:
-        problems.add("SET-01", f"no cases; expected {EXPECTS}")
-    problems.check_ids((*train, *test))
-    problems.stop()
-    if test:
-        listed = ", ".join(case.id for case in test[:5]) + (" …" if len(test) > 5 else "")
-        checks.notice(
-            "LAB-03", f"{root}: nobody drew a contour on {len(test)} pictures ({listed}); they are test cases"
-        )
-    channels, kind = channels_in((*train, *test), ("image",))
-    return Dataset(root, "ddti", "DDTI", _LABELS, channels, kind, tuple(train), tuple(test))
+    return drawn
 
 
 def read_label(case: Case, labels: Labels) -> LabelMap:

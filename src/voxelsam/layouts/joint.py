@@ -16,9 +16,7 @@ so that patients whom several sets name alike stay together.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
-from difflib import get_close_matches
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +25,9 @@ from voxelsam.errors import ConfigError, InputError, LabelError
 from voxelsam.layouts import open_dataset
 from voxelsam.layouts import read_label as read_inner_label
 from voxelsam.layouts._dataset import Case, Dataset, Problems, Split, stem
+from voxelsam.layouts._joining import Joined, Taken, targets_of
 from voxelsam.layouts._split import check_splits
 from voxelsam.volumes import LabelMap, Labels
-from voxelsam.volumes.labels import Encoding
 
 EXPECTS = "a .yaml file with the key sets: [{root: ../BTCV, labels: {their name: our name}}, …] and the key labels"
 _KEY = re.compile(r"^sets\s*:", re.MULTILINE)
@@ -72,16 +70,6 @@ class Plan:
     """For all sets that do not say otherwise."""
     group_prefix: bool = True
     """For all sets that do not say otherwise."""
-
-
-@dataclass(frozen=True)
-class Joined(Case):
-    """A case whose label is read by the layout that it comes from."""
-
-    inner: Case | None = None
-    """The case as its own data set has it."""
-    table: Labels | None = None
-    """The table of its own data set."""
 
 
 def recognises(root: Path) -> bool:
@@ -166,7 +154,7 @@ def _plan(root: Path, problems: Problems) -> Plan:
     try:
         values = config.read(root)
     except ConfigError as error:
-        raise InputError(f"{root}: {error}", code="SET-03") from None
+        raise InputError(str(error), code="SET-03") from None
     for complaint in config.complaints(Plan, values):
         problems.add("SET-03", complaint.strip())
     problems.stop()
@@ -230,9 +218,9 @@ def _joined(member: Member, name: str, dataset: Dataset, plan: Plan, ours: Label
     if theirs is None:
         problems.add("LAB-02", f"{name} says nowhere which label values mean what")
         return _Part()
-    targets = _targets(name, member, theirs, ours, member.rest or plan.rest, problems)
+    targets = targets_of(name, member.labels, member.rest or plan.rest, (theirs, ours), problems)
     prefixed = plan.group_prefix if member.group_prefix is None else member.group_prefix
-    taken = _Taken(name, prefixed, theirs, ours, targets)
+    taken = Taken(name, prefixed, theirs, ours, targets)
     return _Part(
         tuple(taken.case(case) for case in dataset.train),
         tuple(taken.case(case) for case in dataset.test),
@@ -241,90 +229,3 @@ def _joined(member: Member, name: str, dataset: Dataset, plan: Plan, ours: Label
             for split in dataset.splits
         ),
     )
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """How cases of a set become ours."""
-
-    name: str
-    prefixed: bool
-    theirs: Labels
-    ours: Labels
-    targets: Mapping[int, int]
-    """Our value for each of theirs."""
-
-    def id(self, theirs: str) -> str:
-        return f"{self.name}_{theirs}"
-
-    def case(self, case: Case) -> Case:
-        group = f"{self.name}_{case.group}" if self.prefixed else case.group
-        moved = replace(case, id=self.id(case.id), group=group)
-        if case.label is None:
-            return moved
-        whole = all(target for value, target in self.targets.items() if value)
-        encoding = Encoding(values=self.targets) if case.reader else self._encoding(case.encoding)
-        moved = replace(
-            moved,
-            encoding=encoding,
-            unlabelled=self._unlabelled(case.unlabelled),
-            instances=case.instances if whole else None,
-        )
-        if not case.reader:
-            return moved
-        said = {field.name: getattr(moved, field.name) for field in fields(Case)} | {"reader": "joint"}
-        return Joined(**said, inner=case, table=self.theirs)
-
-    def _encoding(self, own: Encoding | None) -> Encoding:
-        if own is None:
-            return Encoding(values=self.targets)
-        if own.colours is not None:
-            return Encoding(colours={colour: self.targets[value] for colour, value in own.colours.items()})
-        return Encoding(values={number: self.targets[value] for number, value in (own.values or {}).items()})
-
-    def _unlabelled(self, theirs: Iterable[str]) -> tuple[str, ...]:
-        """Structures of ours that nobody looked for: those the set does not map, and what becomes of its own such."""
-        looked = set(self.targets.values()) - {self.targets[self.theirs.values[name]] for name in theirs}
-        return tuple(name for name in self.ours.names if self.ours.values[name] not in looked)
-
-
-def _targets(
-    name: str, member: Member, theirs: Labels, ours: Labels, rest: str | None, problems: Problems
-) -> dict[int, int]:
-    """Our value for each of their values; what is wrong with the names is noted, and then background stands in."""
-    known = {**theirs.regions, **{structure: (value,) for structure, value in theirs.values.items()}}
-    said = member.labels
-    if said is None:
-        said = {structure: structure for structure in known if structure in ours.values}
-    for their, our in said.items():
-        if their not in known:
-            problems.add("LAB-04", f"{name}: it has no structure {their!r}{_hint(their, known)}")
-        if our in ours.regions:
-            problems.add("LAB-04", f"{name}: {their!r} cannot become {our!r}, a region: name one of its structures")
-        elif our not in ours.values:
-            problems.add(
-                "LAB-04", f"{name}: {their!r} cannot become {our!r}, not in our table{_hint(our, ours.values)}"
-            )
-    targets = {0: 0}
-    for their in sorted((one for one in said if one in known), key=lambda one: -len(known[one])):
-        targets |= {value: ours.values.get(said[their], 0) for value in known[their] if value}
-    left = [structure for structure, value in theirs.values.items() if value not in targets]
-    if left and rest is None:
-        hints = [f"{structure}{_hint(structure, ours.values)}" for structure in left]
-        problems.add(
-            "LAB-04",
-            f"{name}: not mapped: {', '.join(hints)}; name what they are in our table (key 'labels'), or declare them "
-            "as background (rest: background)",
-        )
-    targets |= {theirs.values[structure]: 0 for structure in left}
-    if theirs.ignore is not None:
-        if ours.ignore is None:
-            problems.add("LAB-04", f"{name}: it has an ignore value, so our table needs one as well (ignore: 255)")
-        targets[theirs.ignore] = ours.ignore or 0
-    return targets
-
-
-def _hint(name: str, known: Iterable[str]) -> str:
-    by_small = {one.lower(): one for one in known}
-    near = [by_small[one] for one in get_close_matches(name.lower(), by_small, n=1)]
-    return f" (did you mean {near[0]!r}?)" if near and near[0] != name else ""

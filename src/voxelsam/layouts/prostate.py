@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 
 from voxelsam.layouts._dataset import Case, Dataset, Problems, Split, folders, visible
-from voxelsam.layouts._official import hold_out, note_absent
+from voxelsam.layouts._official import check_twins, hold_out, note_absent, put
 from voxelsam.volumes import Labels
 from voxelsam.volumes.labels import Encoding
 
@@ -78,13 +78,9 @@ def _cases(site: str, folder: Path, problems: Problems) -> tuple[Case, ...]:
         if match is None:
             problems.add("SET-01", f"{path}: expected Case00.nii.gz or Case00_segmentation.nii.gz; move it elsewhere")
             continue
-        name, files = match[1].capitalize(), labels if match[2] else images
-        if name in files:
-            problems.add("SET-01", f"{site}_{name}: both {files[name]} and {path}; keep one")
-        files[name] = path
-    for name in sorted(images.keys() ^ labels.keys()):
-        lone, twin = (images[name], f"{name}_segmentation") if name in images else (labels[name], name)
-        problems.add("SET-01", f"{site}_{name}: {lone} has no twin {twin}.nii.gz beside it; download it again")
+        put(labels if match[2] else images, match[1].capitalize(), path, problems, prefix=f"{site}_")
+    twins = f"{folder}/{{}}.nii.gz", f"{folder}/{{}}_segmentation.nii.gz"
+    check_twins(images, labels, twins, problems, prefix=f"{site}_")
     if not images:
         problems.add("SET-01", f"{folder}: no scans of this site; download them, or remove the folder")
     return tuple(Case(f"{site}_{name}", (images[name],), labels.get(name), encoding=MERGED) for name in sorted(images))

@@ -11,13 +11,13 @@ from voxelsam.volumes import LabelMap, Labels, Volume
 
 def grid(number: int) -> Grid:
     """A grid that no other number has."""
-    return Grid((4, 5, 3 + number % 3), np.diag([-1.0, 1.5, 2.0 + number / 100, 1.0]))
+    return Grid((4, 5, 3 + number % 3), np.diag([-1.0, 1.5, 2.0 + number / 1000, 1.0]))
 
 
 def write_scan(path: Path, number: int) -> None:
-    """An image on the grid of that number."""
+    """An image on the grid of that number; no other file has its voxels."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = np.random.default_rng(number).integers(0, 99, (1, *grid(number).shape), np.int16)
+    data = np.random.default_rng([number, *path.name.encode()]).integers(-200, 200, (1, *grid(number).shape), np.int16)
     write_volume(path, Volume(data, grid(number)))
 
 

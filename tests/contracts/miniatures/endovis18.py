@@ -15,14 +15,12 @@ def make(root: Path) -> None:
     first = root / "miccai_challenge_2018_release_1"
     second = root / "miccai_challenge_release_2"
     tested = root / "test_data" / "test_data"
-    for folder, names in (
-        (first, ("seq_1", "seq_2")),
-        (second, ("seq_5", "seq_9", "seq_15", "seq_16")),
-        (tested, ("seq_1",)),
-    ):
-        for name in names:
+    numbers = {first: (1, 2), second: (5, 9, 15, 16), tested: (1,)}
+    for folder, own in numbers.items():
+        for number in own:
             for frame in range(2):
-                sequence(folder / name, f"frame{frame:03}", np.random.default_rng([len(name), frame]))
+                random = np.random.default_rng([len(folder.parts), number, frame])
+                sequence(folder / f"seq_{number}", f"frame{frame:03}", random)
     write_table(first / "labels.json", ("background-tissue", "instrument-shaft"))
     write_table(second / "labels.json", ("background-tissue", "thread", "instrument-shaft"))
     entries = [{"name": n, "color": [*CLASSES[n], 128], "classid": VALUES[n], "active": True} for n in CLASSES]

@@ -33,7 +33,7 @@ def write_set(root: Path, table: dict[str, int], names: tuple[str, ...] = ("a", 
     labels = Labels.from_json(table)
     for number, name in enumerate(names):
         grid = Grid((5, 6, 3 + number), np.diag([-1.0, 1.5, 2.0, 1.0]))
-        random = np.random.default_rng([number, len(root.name)])
+        random = np.random.default_rng([number, *root.name.encode()])
         data = random.integers(-99, 99, (1, *grid.shape), np.int16)
         values = random.choice(list(labels.values.values()), grid.shape).astype(np.uint8)
         write_volume(root / "imagesTr" / f"{name}_0000.nii.gz", Volume(data, grid))

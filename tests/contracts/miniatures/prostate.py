@@ -13,8 +13,9 @@ NUMBERS = {
 
 
 def make(root: Path) -> None:
-    for site, numbers in NUMBERS.items():
+    for place, (site, numbers) in enumerate(NUMBERS.items()):
         for number in numbers:
-            SCANS["write_scan"](root / site / f"Case{number:02}.nii.gz", number)
+            scan = 100 * place + number
+            SCANS["write_scan"](root / site / f"Case{number:02}.nii.gz", scan)
             values = (0, 1, 2) if number % 2 else (0, 1)
-            SCANS["write_mask"](root / site / f"Case{number:02}_segmentation.nii.gz", number, values)
+            SCANS["write_mask"](root / site / f"Case{number:02}_segmentation.nii.gz", scan, values)
