@@ -42,6 +42,20 @@ def test_what_checks_found_is_counted_by_code_and_case_without_their_messages(tm
     assert (found["times"], found["cases"]) == (2, ["a", "b"])
 
 
+def test_what_was_read_twice_was_found_once(tmp_path: Path) -> None:
+    with record.recording("train") as run, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for _ in range(2):
+            with checks.watching(where="a"):
+                checks.notice("GEO-08", "odd spacing")
+        run.case("a", "train", run.watch.findings)
+        run.path = tmp_path / record.FILE
+        run.save()
+    (entry,) = record.read(run.path)["runs"]
+    assert entry["checks"]["found"]["GEO-08"]["times"] == 1
+    assert len(entry["cases"]["a"]["findings"]) == 1
+
+
 def test_what_was_accepted_stands_in_it(tmp_path: Path) -> None:
     with record.recording("predict", accept=["GEO-02"]) as run:
         checks.refuse("GEO-02", "half a centimetre apart")

@@ -68,14 +68,14 @@ class Run:
             findings: of the checks.
             **facts: more, such as ``seconds`` or ``sha256``.
         """
-        found = [{"code": finding.code, "severity": finding.severity} for finding in findings]
+        found = [{"code": finding.code, "severity": finding.severity} for finding in dict.fromkeys(findings)]
         self.cases[name] = {"status": status, **facts, **({"findings": found} if found else {})}
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain values."""
         titles = {code: check.title for code, check in checks.CATALOGUE.items()}
         found: dict[str, dict[str, Any]] = {}
-        for finding in self.watch.findings:
+        for finding in dict.fromkeys(self.watch.findings):  # what was read twice was found once
             entry = found.setdefault(
                 finding.code,
                 {"title": titles.get(finding.code, ""), "severity": finding.severity, "times": 0, "cases": []},

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from voxelsam.checks import Finding
 from voxelsam.examine.facts import CaseFacts, ImageFacts, LabelFacts
-from voxelsam.formats._nifti_header import PLAUSIBLE_MM
+from voxelsam.formats._values import PLAUSIBLE_MM
 from voxelsam.space.orientation import plane_of
 from voxelsam.space.placement import canonical
 from voxelsam.volumes.labels import Labels

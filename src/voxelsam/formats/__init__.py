@@ -15,7 +15,7 @@ from einops import rearrange
 from voxelsam import plugins
 from voxelsam.errors import FormatError, InputError, LabelError, OutputError
 from voxelsam.formats import video
-from voxelsam.formats._files import first_bytes, head_of
+from voxelsam.formats._files import first_bytes, head_of, is_folder
 from voxelsam.formats._values import named
 from voxelsam.space.grid import Grid
 from voxelsam.volumes import LabelMap, Labels, Source, Volume, check_grids
@@ -25,6 +25,7 @@ __all__ = [
     "Format",
     "SeveralSeries",
     "can_write",
+    "check_target",
     "ending_of",
     "endings",
     "family",
@@ -108,13 +109,22 @@ class Partial(Protocol):
         ...
 
 
+@runtime_checkable
+class Choosy(Protocol):
+    """What a format offers besides, if it cannot hold the label maps of every image."""
+
+    def check_target(self, path: Path, image: Volume) -> None:
+        """Raises what ``write_labels`` would raise for any label map of that image."""
+        ...
+
+
 def family(path: Path) -> str | None:
     """Name of the format that reads a file or a folder; None where no format knows it.
 
     Raises:
         FormatError: there is no such file, or it holds no data.
     """
-    head = b"" if path.is_dir() else head_of(path)
+    head = b"" if is_folder(path) else head_of(path)
     return next((name for name, module in _modules() if module.recognises(path, head)), None)
 
 
@@ -179,13 +189,16 @@ def read(path: str | Path, *, frame: int | None = None, series: str | None = Non
     return module.read(Path(path), frame=frame, series=series)
 
 
-def read_channels(paths: Sequence[str | Path], count: int | None = None, *, series: str | None = None) -> Volume:
+def read_channels(
+    paths: Sequence[str | Path], count: int | None = None, *, frame: int | None = None, series: str | None = None
+) -> Volume:
     """One image from several files, one channel each, in their order.
 
     Args:
         paths: The files; a single one gives its own channels.
         count: Number of channels to expect. A single file that holds that many volumes in a fourth axis, as in the
-            Decathlon, gives one channel per volume.
+            Decathlon, gives one channel per volume, unless a frame is chosen.
+        frame: Which volume of each file, as in ``read``.
         series: Which DICOM series, as in ``read``.
 
     Raises:
@@ -196,11 +209,12 @@ def read_channels(paths: Sequence[str | Path], count: int | None = None, *, seri
     if not paths:
         raise InputError("an image needs at least one file, but none came", code="SET-01")
     files = [Path(path) for path in paths]
-    stacked = series is None and len(files) == 1 and count is not None and frames(files[0]) == count
+    several = frame is None and series is None and len(files) == 1 and count is not None and count > 1
+    stacked = several and frames(files[0]) == count
     if stacked:
         parts = [read(files[0], frame=number) for number in range(count or 1)]
     else:
-        parts = [read(file, series=series) for file in files]
+        parts = [read(file, frame=frame, series=series) for file in files]
     first = parts[0]
     for part in parts[1:]:
         check_grids(first.grid, part.grid, str(first.source), str(part.source))
@@ -302,6 +316,21 @@ def read_labels_on(path: str | Path, grid: Grid, labels: Labels | None = None) -
     return module.read_labels(Path(path), labels)
 
 
+def check_target(path: str | Path, image: Volume) -> None:
+    """Refuses a target that no label map of an image could be written to; so one knows before it is made.
+
+    Raises:
+        GeometryError: GEO-01, the image's header says another shape.
+        OutputError: no format writes this suffix, or its files cannot hold label maps of this image.
+    """
+    target = Path(path)
+    if image.grid.along_k == "time" and not ending_of(target):
+        return
+    module = _writer(target)
+    if isinstance(module, Choosy):
+        module.check_target(target, image)
+
+
 def write_labels(path: str | Path, label_map: LabelMap, like: Volume | None = None) -> None:
     """Writes a label map with the shape and affine of its grid.
 
@@ -363,7 +392,7 @@ def _modules() -> tuple[tuple[str, Format], ...]:
 
 
 def _reader(path: Path) -> Format:
-    head = b"" if path.is_dir() else head_of(path)
+    head = b"" if is_folder(path) else head_of(path)
     for _, module in _modules():
         if module.recognises(path, head):
             return module

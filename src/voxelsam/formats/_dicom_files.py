@@ -1,28 +1,31 @@
 """The DICOM files of a path, be it a file, a folder or a zip archive, and their data sets.
 
-DICOM is told by content: ``DICM`` after 128 bytes, or, where a file has no such preamble, a chain of elements that
-starts with group 0002 or 0008 and names its SOP class. Nothing that pydicom warns or logs leaves this module.
+Nothing that pydicom warns or logs leaves this module.
 """
 
 import io
 import logging
+import lzma
 import os
-import struct
 import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from voxelsam import checks
 from voxelsam.errors import FormatError, MissingExtra
-from voxelsam.formats._dicom_sop import LABEL_MAP, SEGMENTATION, STRUCTURE_SET
+from voxelsam.formats._dicom_sop import LABELS, deflated_from, sop_class
 from voxelsam.formats._files import HEAD
 
-MAGIC = b"DICM"
+ENDINGS = (".dcm", ".dicom", ".ima")
+"""Of names of DICOM files."""
 ZIP = b"PK\x03\x04"
 
 UNPACKED_LIMIT = 8 << 30
@@ -35,25 +38,22 @@ SMALL = 256 << 20
 LOOK = 40
 """Files of a folder or archive that are looked at to see whether it holds DICOM."""
 
-_SOP_CLASS, _RECOGNITION, _SYNTAX, _MEDIA = (0x0008, 0x0016), (0x0008, 0x0010), (0x0002, 0x0010), (0x0002, 0x0002)
-_LONG = (b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV")
-_SHORT = (
-    b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FD", b"FL", b"IS", b"LO", b"LT", b"PN", b"SH", b"SL", b"SS",
-    b"ST", b"TM", b"UI", b"UL", b"US",
+_UNREADABLE = (
+    OSError, EOFError, RuntimeError, ValueError, OverflowError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
 )  # fmt: skip
-_IMPLICIT, _BIG, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
-
-Tag = tuple[int, int]
+"""What reading a file or a member of an archive may raise."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Entry:
-    """One file, on disk or in an archive."""
+    """One file, on disk or in an archive; each is itself only, because an archive may use a name twice."""
 
     name: str
     """For messages: the path, for a member of an archive with its name there."""
-    open: Callable[[], BinaryIO] = field(compare=False, repr=False)
+    open: Callable[[], Any] = field(repr=False)
     """Its bytes."""
+    packed: bool = False
+    """Whether its bytes cannot be read back and forth."""
 
     def head(self) -> bytes:
         """Its first bytes.
@@ -61,16 +61,8 @@ class Entry:
         Raises:
             FormatError: SET-03, it cannot be read.
         """
-        with self._stream() as stream:
-            return stream.read(HEAD)
-
-    def _stream(self) -> BinaryIO:
-        try:
-            return self.open()
-        except (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-            raise FormatError(
-                f"{self.name}: cannot be read ({error}); fetch or export it again", code="SET-03"
-            ) from None
+        with self._opened() as stream:
+            return bytes(stream.read(HEAD))
 
     def dataset(self, *, pixels: bool) -> Any:
         """The data set, with or without its pixels.
@@ -79,11 +71,12 @@ class Entry:
             FormatError: SET-03, the file is damaged beyond reading.
             MissingExtra: pydicom is not installed.
         """
-        library = pydicom()
-        with self._stream() as stream, quiet():
-            _check_deflated(self.name, stream)
+        pydicom = library("pydicom")
+        with self._opened() as stream, quiet():
+            content = io.BytesIO(stream.read()) if self.packed else stream
+            _check_deflated(self.name, content)
             try:
-                dataset = library.dcmread(stream, force=True, stop_before_pixels=not pixels)
+                dataset = pydicom.dcmread(content, force=True, stop_before_pixels=not pixels)
                 return _with_syntax(dataset)
             except Exception as error:
                 raise FormatError(
@@ -91,23 +84,32 @@ class Entry:
                     code="SET-03",
                 ) from None
 
+    @contextmanager
+    def _opened(self) -> Iterator[Any]:
+        try:
+            with self.open() as stream:
+                yield stream
+        except _UNREADABLE as error:
+            raise FormatError(
+                f"{self.name}: cannot be read ({reason(error)}); fetch or export it again", code="SET-03"
+            ) from None
+
 
 def reason(error: BaseException) -> str:
     """What another library says is wrong, in one line."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def pydicom() -> Any:
-    """The library.
+def library(name: str, purpose: str = "reading DICOM") -> Any:
+    """A module of the extra ``dicom``.
 
     Raises:
         MissingExtra: it is not installed.
     """
     try:
-        import pydicom as library
+        return import_module(name)
     except ImportError:
-        raise MissingExtra("reading DICOM needs the extra 'dicom': pip install 'voxelsam[dicom]'") from None
-    return library
+        raise MissingExtra(f"{purpose} needs the extra 'dicom': pip install 'voxelsam[dicom]'") from None
 
 
 @contextmanager
@@ -133,23 +135,38 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def entries(path: Path) -> Iterator[tuple[Entry, ...]]:
+def entries(path: Path, *, tell: bool = False) -> Iterator[tuple[Entry, ...]]:
     """The DICOM files of a path, in the order of their names; files of other kinds are left out.
 
     Args:
         path: A file, a folder (searched at any depth) or a zip archive; an archive is read in memory, file by file.
+        tell: Notice (SET-03) which of those that are left out are named as DICOM files are.
 
     Raises:
         FormatError: SET-03, the archive is damaged, encrypted, or unpacks to more than is sensible.
     """
     if path.is_dir():
-        yield tuple(entry for entry in _in_folder(path) if sop_class(entry.head()) is not None)
+        yield _sifted(path, _in_folder(path), tell)
     elif _starts(path) == ZIP:
         with _opened(path) as archive:
             _check_size(path, archive)
-            yield tuple(entry for entry in _in_archive(path, archive) if sop_class(entry.head()) is not None)
+            yield _sifted(path, _in_archive(path, archive), tell)
     else:
         yield (Entry(str(path), lambda: path.open("rb")),)
+
+
+def _sifted(path: Path, found: Iterator[Entry], tell: bool) -> tuple[Entry, ...]:
+    kept, others = list[Entry](), list[Entry]()
+    for entry in found:
+        (others if sop_class(entry.head()) is None else kept).append(entry)
+    broken = [entry.name for entry in others if entry.name.lower().endswith(ENDINGS)]
+    if tell and kept and broken:
+        checks.notice(
+            "SET-03",
+            f"{path}: {len(broken)} file(s) named as DICOM hold none and are left out, the first: {broken[0]}; slices "
+            "may be missing: fetch or export them again",
+        )
+    return tuple(kept)
 
 
 def holds_images(path: Path) -> bool:
@@ -161,78 +178,6 @@ def holds_images(path: Path) -> bool:
             return any(_may_be_image(entry) for entry in islice(_in_archive(path, archive), LOOK))
     except FormatError:
         return False
-
-
-LABELS = (SEGMENTATION, LABEL_MAP, STRUCTURE_SET)
-"""SOP classes of objects that say where structures are, which other modules answer for."""
-
-
-def sop_class(head: bytes) -> str | None:
-    """What kind of DICOM object the first bytes of a file belong to.
-
-    Args:
-        head: At least some hundred bytes.
-
-    Returns:
-        The SOP class UID; empty if it stands further behind; None if this is no DICOM file.
-    """
-    if head[128:132] == MAGIC:
-        meta, end = _chain(head, 132, explicit=True, order="<", groups=(2,))
-        if _MEDIA in meta:
-            return _uid(meta[_MEDIA])
-        return _uid(_body(head, end, _uid(meta.get(_SYNTAX, b""))).get(_SOP_CLASS, b""))
-    if head[:2] == b"\x02\x00":
-        meta, end = _chain(head, 0, explicit=True, order="<", groups=(2,))
-        body = _body(head, end, _uid(meta.get(_SYNTAX, b"")))
-        found = _uid(meta.get(_MEDIA, body.get(_SOP_CLASS, b"")))
-        return found if len(meta) >= 2 and found.startswith("1.2.") else None
-    if head[:2] not in (b"\x08\x00", b"\x00\x08"):
-        return None
-    for syntax in (_BIG,) if head[:2] == b"\x00\x08" else ("", _IMPLICIT):
-        body = _body(head, 0, syntax)
-        found = _uid(body.get(_SOP_CLASS, b""))
-        if len(body) >= 3 and (found.startswith("1.2.") or body.get(_RECOGNITION, b"").startswith(b"ACR-NEMA")):
-            return found
-    return None
-
-
-def _body(head: bytes, start: int, syntax: str) -> dict[Tag, bytes]:
-    """The elements of group 0008 of a data set that are known by its first bytes."""
-    if syntax == _DEFLATED:
-        return {}
-    order = ">" if syntax == _BIG else "<"
-    explicit = head[start + 4 : start + 6] in _LONG + _SHORT and syntax != _IMPLICIT
-    return _chain(head, start, explicit=explicit, order=order, groups=(8,))[0]
-
-
-def _chain(
-    head: bytes, start: int, *, explicit: bool, order: str, groups: tuple[int, ...]
-) -> tuple[dict[Tag, bytes], int]:
-    """Elements of ascending tags in these groups, and where they end."""
-    found: dict[Tag, bytes] = {}
-    last: Tag = (0, 0)
-    while start + 12 <= len(head):
-        tag: Tag = struct.unpack_from(order + "HH", head, start)
-        kind = head[start + 4 : start + 6]
-        if (tag <= last and found) or tag[0] not in groups:
-            break
-        if explicit and kind in _SHORT:
-            begin, length = start + 8, struct.unpack_from(order + "H", head, start + 6)[0]
-        elif explicit and kind in _LONG:
-            begin, length = start + 12, struct.unpack_from(order + "I", head, start + 8)[0]
-        elif not explicit:
-            begin, length = start + 8, struct.unpack_from(order + "I", head, start + 4)[0]
-        else:
-            break
-        if begin + length > len(head):
-            break
-        found[tag] = head[begin : begin + length]
-        last, start = tag, begin + length
-    return found, start
-
-
-def _uid(value: bytes) -> str:
-    return value.decode("ascii", "replace").rstrip("\0 ")
 
 
 def _may_be_image(entry: Entry) -> bool:
@@ -260,11 +205,11 @@ def _in_archive(path: Path, archive: zipfile.ZipFile) -> Iterator[Entry]:
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         hidden = any(part.startswith((".", "__MACOSX")) for part in info.filename.split("/"))
         if not info.is_dir() and not hidden:
-            yield Entry(f"{path}: {info.filename}", _unpacker(archive, info))
+            yield Entry(f"{path}: {info.filename}", _unpacker(archive, info), packed=True)
 
 
-def _unpacker(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], BinaryIO]:
-    return lambda: io.BytesIO(archive.read(info))
+def _unpacker(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[], Any]:
+    return lambda: archive.open(info)
 
 
 @contextmanager
@@ -299,10 +244,10 @@ def _check_deflated(name: str, stream: BinaryIO) -> None:
     """Refuses a deflated data set that would fill the memory."""
     head = stream.read(HEAD)
     stream.seek(0)
-    meta, end = _chain(head, 132, explicit=True, order="<", groups=(2,))
-    if _uid(meta.get(_SYNTAX, b"")) != _DEFLATED:
+    start = deflated_from(head)
+    if start is None:
         return
-    stream.seek(end)
+    stream.seek(start)
     inflate, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     try:
         while chunk := inflate.unconsumed_tail or stream.read(HEAD):
@@ -316,10 +261,11 @@ def _check_deflated(name: str, stream: BinaryIO) -> None:
 
 def _with_syntax(dataset: Any) -> Any:
     """The data set, its meta header completed by the transfer syntax that it was read with."""
+    from pydicom.dataset import FileMetaDataset
     from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     if not getattr(dataset, "file_meta", None):
-        dataset.file_meta = pydicom().dataset.FileMetaDataset()
+        dataset.file_meta = FileMetaDataset()
     if not dataset.file_meta.get("TransferSyntaxUID"):
         implicit, little = dataset.original_encoding
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
@@ -327,6 +273,7 @@ def _with_syntax(dataset: Any) -> Any:
     return dataset
 
 
+@cache
 def _hush_gdcm() -> None:
     try:
         import gdcm

@@ -5,7 +5,7 @@ smallest real value, an inverted grey scale (MONOCHROME1) is turned, palettes an
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from einops import rearrange
 from jaxtyping import Float64
 
 from voxelsam.errors import FormatError
+from voxelsam.formats._dicom_codec import coded, decoded
+from voxelsam.formats._dicom_facts import Remark
 from voxelsam.formats._dicom_files import Entry, quiet, reason
-from voxelsam.formats._dicom_series import Plane, Remark
+from voxelsam.formats._dicom_plane import Plane
 from voxelsam.types import Pixels
 
 PACKING = 1000
@@ -24,12 +26,6 @@ PACKING = 1000
 SMALL = 1 << 28
 """Bytes of pixels that are never too many."""
 
-_HT = ("1.2.840.10008.1.2.4.201", "1.2.840.10008.1.2.4.202", "1.2.840.10008.1.2.4.203")
-_ROBUST = ("pydicom", "pylibjpeg", "pillow", "pyjpegls", "gdcm")
-_START_OF_FRAME = (*range(0xC0, 0xC4), *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0), 0xF7)
-_RLE = "1.2.840.10008.1.2.5"
-_ADOBE, _START_OF_SCAN = 0xEE, 0xDA
-_TWELVE_BITS = ("1.2.840.10008.1.2.4.51",)
 _DEFAULTS = {"SamplesPerPixel": 1, "PhotometricInterpretation": "MONOCHROME2", "PixelRepresentation": 0}
 
 Array = np.ndarray[Any, Any]
@@ -48,16 +44,18 @@ class _Slice:
     """Which pixels are none."""
 
 
-def digest(plane: Plane) -> bytes:
-    """Equal for planes with the same pixels and the same values.
+def digests(planes: Sequence[Plane]) -> list[bytes]:
+    """What is equal for planes with the same pixels and the same values; a file of many is decoded once.
 
     Raises:
         FormatError: as ``decode``.
     """
-    noted: Noted = []
-    (one,) = _slices(plane.entry, [plane], noted)
-    said = f"{one.stored.shape} {one.stored.dtype} {one.slope} {one.intercept}".encode()
-    return hashlib.sha256(said + one.stored.tobytes()).digest()
+    found: dict[Plane, bytes] = {}
+    for entry, own in _by_entry(planes).items():
+        for plane, one in zip(own, _slices(entry, own, []), strict=True):
+            said = f"{one.stored.shape} {one.stored.dtype} {one.slope} {one.intercept}".encode()
+            found[plane] = hashlib.sha256(said + one.stored.tobytes()).digest()
+    return [found[plane] for plane in planes]
 
 
 def decode(path: Path, planes: Sequence[Plane], fill: Float64[np.ndarray, " k"] | None) -> tuple[Pixels, Noted]:
@@ -77,21 +75,20 @@ def decode(path: Path, planes: Sequence[Plane], fill: Float64[np.ndarray, " k"] 
             colours that are neither red, green and blue nor can be made so.
     """
     noted: Noted = []
-    found: dict[int, _Slice] = {}
-    homes: dict[Entry, list[int]] = {}
-    for number, plane in enumerate(planes):
-        homes.setdefault(plane.entry, []).append(number)
-    for entry, numbers in homes.items():
-        parts = _slices(entry, [planes[number] for number in numbers], noted)
-        if len(planes) == 1:
-            found = dict(enumerate(parts))
-        else:
-            found.update(zip(numbers, parts, strict=True))
-    slices = [found[number] for number in sorted(found)]
+    found = {entry: iter(_slices(entry, own, noted)) for entry, own in _by_entry(planes).items()}
+    slices = list(found[planes[0].entry]) if len(planes) == 1 else [next(found[plane.entry]) for plane in planes]
     if len({(one.stored.shape, one.stored.ndim) for one in slices}) > 1:
         raise FormatError(f"{path}: slices of different sizes after decoding; separate them", code="DCM-03")
     volume = _joined(slices)
     return (volume if fill is None else _resampled(volume, fill)), noted
+
+
+def _by_entry(planes: Sequence[Plane]) -> dict[Entry, list[Plane]]:
+    """The planes of each file, in their order."""
+    homes: dict[Entry, list[Plane]] = {}
+    for plane in planes:
+        homes.setdefault(plane.entry, []).append(plane)
+    return homes
 
 
 def _slices(entry: Entry, planes: Sequence[Plane], noted: Noted) -> list[_Slice]:
@@ -102,9 +99,10 @@ def _slices(entry: Entry, planes: Sequence[Plane], noted: Noted) -> list[_Slice]
         try:
             _complete(entry, dataset, remarks)
             _check_size(entry, dataset)
+            _check_shown(entry, dataset, remarks)
             arrays = _tiled(entry, dataset) if planes[0].layout == "tiles" else _arrays(entry, dataset, planes)
             slopes = planes if len(planes) == len(arrays) else [planes[0]] * len(arrays)
-            found = [_read(entry, dataset, array, plane, remarks) for array, plane in zip(arrays, slopes, strict=True)]
+            found = [_read(dataset, array, plane, remarks) for array, plane in zip(arrays, slopes, strict=True)]
         except FormatError:
             raise
         except Exception as error:
@@ -129,6 +127,19 @@ def _complete(entry: Entry, dataset: Any, remarks: list[Remark]) -> None:
         remarks.append(("DCM-09", f"{keyword} is missing, taken as {value}"))
     if "ICCProfile" in dataset:
         del dataset.ICCProfile
+
+
+def _check_shown(entry: Entry, dataset: Any, remarks: list[Remark]) -> None:
+    """Refuses colours that are not red, green and blue, and tells of text in the picture."""
+    samples = int(dataset.SamplesPerPixel)
+    if samples not in (1, 3):
+        raise FormatError(
+            f"{entry.name}: {samples} samples per pixel ({dataset.PhotometricInterpretation}), but colours are red, "
+            "green and blue; convert the file",
+            code="DCM-07",
+        )
+    if str(dataset.get("BurnedInAnnotation", "")).strip().upper() == "YES":
+        remarks.append(("DCM-07", "text is burnt into the pixels (BurnedInAnnotation) and may name the patient"))
 
 
 def _lacks(dataset: Any, keyword: str) -> bool:
@@ -162,89 +173,11 @@ def _check_size(entry: Entry, dataset: Any) -> None:
 def _arrays(entry: Entry, dataset: Any, planes: Sequence[Plane]) -> list[Array]:
     """Stored numbers of each plane, or of each frame of a film."""
     if planes[0].layout == "film":
-        return list(_decoded(entry, dataset, range(planes[0].count)))
+        return list(decoded(entry, dataset, range(planes[0].count)))
     wanted = [plane.frame or 0 for plane in planes]
     order = sorted(set(wanted))
-    found = dict(zip(order, _decoded(entry, dataset, order), strict=True))
+    found = dict(zip(order, decoded(entry, dataset, order), strict=True))
     return [found[number] for number in wanted]
-
-
-def _decoded(entry: Entry, dataset: Any, frames: Sequence[int]) -> Iterator[Array]:
-    """Frames in ascending order, colours as red, green and blue."""
-    from pydicom.pixels.decoders.base import get_decoder
-    from pydicom.pixels.utils import iter_pixels
-
-    syntax = dataset.file_meta.TransferSyntaxUID
-    try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        raise FormatError(
-            f"{entry.name}: pixels are stored as {syntax.name} ({syntax}), which no known package decodes; export the "
-            "file uncompressed",
-            code="DCM-05",
-        ) from None
-    if syntax.is_encapsulated and not decoder.is_available:
-        package = "pylibjpeg pylibjpeg-openjpeg" if syntax in _HT else "python-gdcm"
-        raise FormatError(
-            f"{entry.name}: pixels are stored as {syntax.name} ({syntax}), and no package that decodes it is "
-            f"installed: pip install {package}",
-            code="DCM-05",
-        )
-    plugin = _plugin(decoder, dataset) if syntax.is_encapsulated else ""
-    if plugin == "gdcm":
-        _check_streams(entry, dataset, frames)
-    try:
-        corrected: dict[str, Any] = {} if _coded(dataset) else {"correct_unused_bits": False}
-        for array in iter_pixels(dataset, indices=list(frames), decoding_plugin=plugin, **corrected):
-            yield np.array(array)
-    except RuntimeError as error:
-        if syntax not in _TWELVE_BITS or int(dataset.BitsStored) <= 8:
-            raise
-        raise FormatError(
-            f"{entry.name}: pixels are stored as {syntax.name} ({syntax}) with {dataset.BitsStored} bits, and nothing "
-            "that decodes it is installed: pip install pylibjpeg pylibjpeg-libjpeg (mind its licence, GPL-3.0), or "
-            f"export the file uncompressed ({reason(error)})",
-            code="DCM-05",
-        ) from None
-
-
-def _plugin(decoder: Any, dataset: Any) -> str:
-    """The most robust of the decoders that are installed; GDCM ends the whole process on some damaged streams."""
-    deep = int(dataset.SamplesPerPixel) > 1 and int(dataset.BitsStored) > 8
-    found = [name for name in _ROBUST if name in decoder.available_plugins and not (deep and name == "pillow")]
-    return found[0] if found else ""
-
-
-def _check_streams(entry: Entry, dataset: Any, frames: Sequence[int]) -> None:
-    """Refuses JPEG streams of another size or depth than the header's: GDCM would write beyond its memory."""
-    from pydicom.encaps import get_frame
-
-    wanted = (int(dataset.BitsAllocated) // 8, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel))
-    count = int(dataset.get("NumberOfFrames") or 1)
-    for frame in frames:
-        stream = get_frame(dataset.PixelData, frame, number_of_frames=count)
-        if (found := _stream_size(stream)) != wanted:
-            raise FormatError(
-                f"{entry.name}: the header says bytes, rows, columns and samples {wanted}, but the compressed "
-                f"pixels of frame {frame} say {found or 'nothing'}; fetch or export the file again",
-                code="SET-03",
-            )
-
-
-def _stream_size(stream: bytes) -> tuple[int, ...] | None:
-    """Bytes per sample, rows, columns and components of a JPEG stream; None if its markers are broken."""
-    place, size = 2, None
-    while stream[:2] == b"\xff\xd8" and place + 10 <= len(stream) and stream[place] == 0xFF:
-        marker, length = stream[place + 1], int.from_bytes(stream[place + 2 : place + 4], "big")
-        if marker == _START_OF_SCAN:
-            return size
-        if marker in _START_OF_FRAME:
-            rows, columns = (int.from_bytes(stream[place + n : place + n + 2], "big") for n in (5, 7))
-            size = (-(-stream[place + 4] // 8), rows, columns, stream[place + 9])
-        if marker == _ADOBE and stream[place + 4 : place + 9] == b"Adobe" and stream[place + 15 : place + 16] > b"\2":
-            return None
-        place += 1 if marker == 0xFF else 2 + length
-    return None
 
 
 def _tiled(entry: Entry, dataset: Any) -> list[Array]:
@@ -263,7 +196,7 @@ def _tiled(entry: Entry, dataset: Any) -> list[Array]:
             f"{entry.name}: a slide with several focal planes or optical paths; export one of them", code="DCM-04"
         )
     whole: Array | None = None
-    for (left, top), tile in zip(places, _decoded(entry, dataset, range(frames)), strict=True):
+    for (left, top), tile in zip(places, decoded(entry, dataset, range(frames)), strict=True):
         if whole is None:
             whole = np.zeros((height, width, *tile.shape[2:]), tile.dtype)
         if not (0 <= left < width and 0 <= top < height):
@@ -288,7 +221,7 @@ def _places(dataset: Any, width: int, columns: int) -> list[tuple[int, int]]:
     return [(number % across * columns, number // across * rows) for number in range(frames)]
 
 
-def _read(entry: Entry, dataset: Any, array: Array, plane: Plane, remarks: list[Remark]) -> _Slice:
+def _read(dataset: Any, array: Array, plane: Plane, remarks: list[Remark]) -> _Slice:
     """What the stored numbers of a slice mean."""
     kind = str(dataset.PhotometricInterpretation)
     if kind == "PALETTE COLOR":
@@ -297,14 +230,8 @@ def _read(entry: Entry, dataset: Any, array: Array, plane: Plane, remarks: list[
         array = np.asarray(apply_color_lut(array, dataset))[..., :3]
         array = (array >> 8).astype(np.uint8) if array.dtype.itemsize > 1 else array
     if array.ndim == 3:
-        if array.shape[-1] != 3:
-            raise FormatError(
-                f"{entry.name}: {array.shape[-1]} samples per pixel ({kind}), but colours are red, green and blue; "
-                "convert the file",
-                code="DCM-07",
-            )
         return _Slice(array, 1.0, 0.0, None)
-    if array.dtype.kind != "f" and not _coded(dataset):
+    if array.dtype.kind != "f" and not coded(dataset):
         array = _own_bits(dataset, array)
     padding = _padding(dataset, array, remarks)
     if kind == "MONOCHROME1" and array.dtype.kind != "f":
@@ -325,12 +252,6 @@ def _scale(plane: Plane, remarks: list[Remark]) -> tuple[float, float]:
     if slope == 0:
         remarks.append(("DCM-06", "RescaleSlope is 0, taken as 1"))
     return slope or 1.0, intercept or 0.0
-
-
-def _coded(dataset: Any) -> bool:
-    """Whether pixels come out of a codec, which gives numbers rather than bits at their places."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    return bool(syntax.is_encapsulated) and str(syntax) != _RLE
 
 
 def _own_bits(dataset: Any, array: Array) -> Array:
@@ -362,7 +283,8 @@ def _padding(dataset: Any, array: Array, remarks: list[Remark]) -> Array | None:
         ends.append(_as_stored(value, array.dtype))
     if not ends:
         return None
-    inside = np.asarray((array >= min(ends)) & (array <= max(ends)))
+    low, high = min(ends), max(ends)
+    inside = np.asarray(array == low if low == high else (array >= low) & (array <= high))
     if not inside.any():
         return None
     remarks.append(("DCM-06", "pixels outside of the image (PixelPaddingValue) get the smallest real value"))
@@ -399,7 +321,12 @@ def _joined(slices: Sequence[_Slice]) -> Pixels:
     with np.errstate(over="ignore", invalid="ignore"):
         for number, one in enumerate(slices):
             plainly = (one.slope, one.intercept) == (1, 0)
-            volume[number] = one.stored if plainly else one.stored.astype(np.float64) * one.slope + one.intercept
+            if plainly or not whole:
+                volume[number] = one.stored if plainly else one.stored.astype(np.float64) * one.slope + one.intercept
+                continue
+            volume[number] = one.stored  # what overflows here comes back: the results are known to fit
+            volume[number] *= np.array(int(one.slope)).astype(kind)
+            volume[number] += np.array(int(one.intercept)).astype(kind)
     _fill_padding(volume, slices)
     return np.asarray(rearrange(volume, colours))
 

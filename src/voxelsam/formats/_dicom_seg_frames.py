@@ -4,7 +4,6 @@ Positions are turned from DICOM's LPS into RAS here. Frames are arrays ``i j`` o
 segment.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from voxelsam import checks
-from voxelsam.errors import FormatError, GeometryError, LabelError, MissingExtra, VoxelSamError
+from voxelsam.errors import FormatError, GeometryError, LabelError, VoxelSamError
+from voxelsam.formats._dicom_files import Entry, library, quiet
 from voxelsam.formats._dicom_sop import LABEL_MAP, SEGMENTATION
 from voxelsam.space.grid import Grid
 from voxelsam.volumes._terms import PRIVATE, Code
@@ -33,6 +33,8 @@ _SAME_DIRECTION = 1e-3
 """Difference of direction cosines that is rounding."""
 _MOST_SLICES = 20_000
 """More slices than any scan has: the distance of slices in the file is wrong."""
+_MOST_VOXELS = 1 << 32
+"""More voxels than any scan has."""
 _BACKGROUND = ("DCM", "125040")
 _ABNORMAL = {("SCT", "49755003"), ("SRT", "M-01000")}
 _SIDES = {
@@ -145,9 +147,9 @@ def load(path: Path) -> Frames:
         GeometryError: DCM-08, no frame of reference or no positions; DCM-03, slices of several orientations.
         MissingExtra: pydicom is not installed.
     """
-    pydicom = library("pydicom", f"{path}: reading DICOM")
+    library("pydicom", f"{path}: reading DICOM")
     with reading(path):
-        data = pydicom.dcmread(path)
+        data = Entry(str(path), lambda: path.open("rb")).dataset(pixels=True)
         if str(data.SOPClassUID) not in (SEGMENTATION, LABEL_MAP):
             raise FormatError(f"{path}: expected a DICOM segmentation, but it holds something else", code="SET-03")
         _check_place(path, data)
@@ -208,25 +210,13 @@ def own_grid(frames: Frames) -> Grid:
         affine[:3, 2] = frames.normal * frames.distance
         return Grid((*frames.shape, 1), affine)
     index = _index(frames, np.diff(levels @ frames.normal))
+    if (int(index[-1]) + 1) * frames.shape[0] * frames.shape[1] > _MOST_VOXELS:
+        raise _irregular(frames, f"between the first and the last there would be {int(index[-1]) + 1} of them")
     affine[:3, 2] = (levels[-1] - levels[0]) / index[-1]
     off = np.linalg.norm(levels - levels[0] - index[:, None] * affine[:3, 2], axis=1).max()
     if off > _REGULAR * np.linalg.norm(affine[:3, 2]):
         raise _irregular(frames, f"one lies {off:.3g} mm aside")
     return Grid((*frames.shape, int(index[-1]) + 1), affine)
-
-
-def library(name: str, purpose: str) -> Any:
-    """A module of the extra ``dicom``.
-
-    Raises:
-        MissingExtra: it is not installed.
-    """
-    from importlib import import_module
-
-    try:
-        return import_module(name)
-    except ImportError:
-        raise MissingExtra(f"{purpose} needs the extra 'dicom': pip install 'voxelsam[dicom]'") from None
 
 
 def _index(frames: Frames, gaps: Array) -> Array:
@@ -352,8 +342,7 @@ def _halved(path: Path, stored: Array, most: int) -> Array:
 def reading(path: Path, thing: str = "DICOM segmentation") -> Iterator[None]:
     """Turns whatever a broken file makes pydicom raise into an error of ours, and keeps its warnings quiet."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet():
             yield
     except (VoxelSamError, MemoryError):
         raise

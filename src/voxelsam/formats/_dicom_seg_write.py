@@ -11,7 +11,7 @@ import numpy as np
 
 from voxelsam import checks
 from voxelsam.errors import GeometryError, OutputError
-from voxelsam.formats._dicom_seg_frames import library
+from voxelsam.formats._dicom_files import library
 from voxelsam.formats._files import store
 from voxelsam.volumes._terms import Code
 from voxelsam.volumes.labels import Labels

@@ -13,7 +13,9 @@ from jaxtyping import Float64
 
 from voxelsam import checks
 from voxelsam.errors import GeometryError
-from voxelsam.formats._dicom_series import SECTIONS, Plane, Remark, spots
+from voxelsam.formats._dicom_facts import Remark
+from voxelsam.formats._dicom_plane import SECTIONS, Plane
+from voxelsam.formats._dicom_series import spots
 from voxelsam.space.grid import Grid
 
 EVEN_MM = 0.01
@@ -45,13 +47,17 @@ class Stack:
     """Fractional number of the plane for each k, where slices have to be resampled onto an even grid."""
 
 
-def time_points(path: Path, planes: Sequence[Plane], digest: Callable[[Plane], bytes]) -> Instants:
+Digests = Callable[[Sequence[Plane]], list[bytes]]
+"""What is equal for planes with the same pixels, for each plane."""
+
+
+def time_points(path: Path, planes: Sequence[Plane], digests: Digests) -> Instants:
     """Planes sorted into time points and slices; those that are there twice are dropped if the user accepts it.
 
     Args:
         path: For messages.
         planes: The planes of one part.
-        digest: What is equal for planes with the same pixels.
+        digests: Asked only where planes may be copies of each other.
 
     Raises:
         GeometryError: DCM-01, planes are there twice; DCM-03, the planes at one position cannot be told apart, or
@@ -61,7 +67,7 @@ def time_points(path: Path, planes: Sequence[Plane], digest: Callable[[Plane], b
         return tuple((plane,) for plane in planes)
     places = spots(planes)
     if max(map(len, places)) > 1:
-        places = _without_copies(path, places, digest)
+        places = _without_copies(path, places, digests)
     counts = sorted({len(spot) for spot in places})
     if counts == [1]:
         return (tuple(spot[0] for spot in places),)
@@ -127,21 +133,23 @@ def tell(path: Path, planes: Sequence[Plane], more: Sequence[tuple[Remark, str]]
         checks.notice(code, f"{names[0] if len(names) == 1 else path}: {text}{where}")
 
 
-def _without_copies(path: Path, places: list[list[Plane]], digest: Callable[[Plane], bytes]) -> list[list[Plane]]:
+def _without_copies(path: Path, places: list[list[Plane]], digests: Digests) -> list[list[Plane]]:
     """Places without planes that are there twice, with the same pixels."""
     counts = {len(spot) for spot in places}
     alike = len(counts) == 1 and not any(_same_object(spot) for spot in places)
-    if alike and len({digest(plane) for plane in places[0]}) == len(places[0]):
+    if alike and len(set(digests(places[0]))) == len(places[0]):
         return places
+    doubtful = [plane for spot in places if len(spot) > 1 for plane in spot]
+    own = dict(zip(doubtful, digests(doubtful), strict=True))
     kept, copies = [], []
     for spot in places:
         seen: dict[bytes, Plane] = {}
         for plane in spot:
-            own = digest(plane) if len(spot) > 1 else b""
-            if own in seen:
-                copies.append((seen[own], plane))
+            said = own.get(plane, b"")
+            if said in seen:
+                copies.append((seen[said], plane))
             else:
-                seen[own] = plane
+                seen[said] = plane
         kept.append(list(seen.values()))
     blank = alike and len({len(spot) for spot in kept}) > 1
     if not copies or blank:

@@ -17,6 +17,14 @@ HEAD = 4096
 GZIP = b"\x1f\x8b"
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of that name; False where the name itself cannot be."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def head_of(path: Path) -> bytes:
     """First bytes of a file, for recognising its format.
 
@@ -24,11 +32,12 @@ def head_of(path: Path) -> bytes:
         FormatError: SET-01, there is no such file; SET-03, it is a folder, cannot be opened, or holds something that
             is no medical file in any format (nothing, a web page, a Git LFS pointer).
     """
-    if not path.exists():
-        raise FormatError(f"{path}: no such file; check the path", code="SET-01")
-    if path.is_dir():
-        raise FormatError(f"{path}: expected a file, but this is a folder", code="SET-03")
     try:
+        if not path.exists():
+            raise FormatError(f"{path}: no such file; check the path", code="SET-01")
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "a pipe or a device"
+            raise FormatError(f"{path}: expected a file, but this is {found}", code="SET-03")
         with path.open("rb") as stream:
             head = stream.read(HEAD)
     except OSError as error:

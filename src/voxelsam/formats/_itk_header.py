@@ -3,6 +3,7 @@
 Both count in patient space as ITK does, LPS unless an NRRD names another one; here it becomes RAS.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,8 @@ import numpy as np
 from jaxtyping import Float64
 
 from voxelsam import checks
-from voxelsam.errors import FormatError, GeometryError, InputError
-from voxelsam.formats._nifti_header import PLAUSIBLE_MM, SHEAR
+from voxelsam.errors import FormatError, GeometryError
+from voxelsam.formats._values import PLAUSIBLE_MM, SHEAR, sheared
 from voxelsam.space.grid import Grid
 from voxelsam.types import Affine
 
@@ -132,8 +133,8 @@ def check_sizes(path: Path, sizes: Sequence[int]) -> tuple[int, ...]:
     Raises:
         FormatError: SET-03, one is not positive, or their product is absurd.
     """
-    if min(sizes) < 1 or np.prod([float(size) for size in sizes]) > MOST_VOXELS:
-        raise broken(path, f"{len(sizes)} axes of {' × '.join(map(str, sizes))} numbers are no image")
+    if min(sizes) < 1 or math.prod(sizes) > MOST_VOXELS:
+        raise broken(path, f"{len(sizes)} axes of {' × '.join(map(str, sizes))[:200]} numbers are no image")
     return tuple(sizes)
 
 
@@ -199,29 +200,7 @@ def warn_about(path: Path, header: ItkHeader, grid: Grid) -> None:
     for code, text in header.remarks:
         checks.notice(code, f"{path}: {text}", stacklevel=5)
     if grid.shear > SHEAR:
-        degrees = float(np.degrees(np.arcsin(grid.shear)))
-        checks.notice(
-            "GEO-03", f"{path}: the axes are not at right angles (off by {degrees:.2g} degrees); the shear is kept",
-            stacklevel=5,
-        )  # fmt: skip
+        checks.notice("GEO-03", f"{path}: {sheared(grid)}", stacklevel=5)
     if min(grid.spacing) < PLAUSIBLE_MM[0] or max(grid.spacing) > PLAUSIBLE_MM[1]:
         sizes = " × ".join(f"{size:.4g}" for size in grid.spacing)
         checks.notice("GEO-08", f"{path}: a voxel spacing of {sizes} mm is unusual; check the unit", stacklevel=5)
-
-
-def chosen(path: Path, header: ItkHeader, frame: int | None) -> int:
-    """Which frame to read.
-
-    Raises:
-        InputError: VAL-05, there are several and none was chosen, or there is no such frame.
-    """
-    count = header.frames
-    if frame is None and count > 1:
-        raise InputError(
-            f"{path}: expected one volume, but the file holds {count} (axes of {header.sizes}); choose one (frame=0 to "
-            f"frame={count - 1}), or split them into one file each",
-            code="VAL-05",
-        )
-    if frame is not None and not 0 <= frame < count:
-        raise InputError(f"{path}: frame {frame} was asked for, but there are {count}, counted from 0", code="VAL-05")
-    return frame or 0

@@ -47,7 +47,7 @@ def load(path: Path, header: ItkHeader) -> Array:
                 numbers = _from_text(stream, storage, count, header.dtype)
             else:
                 numbers = _filled(stream, storage, count * header.dtype.itemsize).view(header.dtype)
-    except (OSError, EOFError, ValueError, zlib.error) as error:
+    except (OSError, EOFError, ValueError, OverflowError, zlib.error) as error:
         raise _mismatch(storage, str(error)) from None
     except MemoryError:
         raise FormatError(f"{path}: {count} numbers of {header.dtype} do not fit into memory", code="SET-03") from None

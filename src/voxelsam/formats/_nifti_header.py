@@ -15,6 +15,7 @@ from nibabel.spatialimages import HeaderDataError
 from voxelsam import checks
 from voxelsam.errors import FormatError, GeometryError, InputError
 from voxelsam.formats._files import unpacked
+from voxelsam.formats._values import PLAUSIBLE_MM, SHEAR, sheared
 from voxelsam.space.grid import Grid
 from voxelsam.types import Affine
 from voxelsam.volumes.pair import TOLERANCE_MM
@@ -23,12 +24,6 @@ CLASSES: dict[int, Any] = {348: Nifti1Header, 540: Nifti2Header}
 """Header class of each header length."""
 
 MAGICS = {b"n+1": "single", b"n+2": "single", b"ni1": "pair", b"ni2": "pair"}
-
-SHEAR = 5e-4
-"""Largest |cosine| between axes that counts as orthogonal; ITK still accepts 1e-4 and refuses 1e-3."""
-
-PLAUSIBLE_MM = (0.05, 20.0)
-"""Voxel spacings outside this range are worth a warning."""
 
 _UNITS = {1: "metres", 3: "micrometres"}
 _COPIED = (
@@ -198,8 +193,7 @@ def _orientation(path: Path, header: Any, grid: Grid) -> tuple[str, str] | None:
 def _shear(grid: Grid) -> tuple[str, str] | None:
     if grid.shear <= SHEAR:
         return None
-    degrees = float(np.degrees(np.arcsin(grid.shear)))
-    return "GEO-03", f"the axes are not at right angles (off by {degrees:.2g} degrees); the shear is kept"
+    return "GEO-03", sheared(grid)
 
 
 def _sizes(header: Any, grid: Grid) -> tuple[str, str] | None:

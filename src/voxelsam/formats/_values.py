@@ -7,8 +7,15 @@ import numpy as np
 
 from voxelsam import checks
 from voxelsam.errors import InputError, LabelError
+from voxelsam.space.grid import Grid
 from voxelsam.volumes.labels import Labels, count_values
 from voxelsam.volumes.volume import LabelMap, Volume
+
+SHEAR = 5e-4
+"""Largest |cosine| between axes that counts as orthogonal; ITK still accepts 1e-4 and refuses 1e-3."""
+
+PLAUSIBLE_MM = (0.05, 20.0)
+"""Voxel spacings outside this range are worth a warning."""
 
 NEARLY = 1e-3
 """Label values this close to an integer are rounded."""
@@ -37,6 +44,36 @@ def check_finite(path: Path, data: Array) -> Array:
     least = data[usable].min()
     checks.refuse("VAL-01", f"{what}; they were read as {least:.6g}, the smallest finite value")
     return np.where(usable, data, least)
+
+
+def chosen(path: Path, count: int, frame: int | None, *, thing: str = "volume", hint: str = "one file each") -> int:
+    """Which of several volumes (or pages) of a file to read, from 0.
+
+    Args:
+        path: The file, for messages.
+        count: How many there are.
+        frame: What was asked for.
+        thing: What they are called.
+        hint: What the file could be split into.
+
+    Raises:
+        InputError: VAL-05, there are several and none was chosen, or there is no such one.
+    """
+    if frame is None and count > 1:
+        raise InputError(
+            f"{path}: expected one {thing}, but the file holds {count} {thing}s; choose one (frame=0 to "
+            f"frame={count - 1}), or split them into {hint}",
+            code="VAL-05",
+        )
+    if frame is not None and not 0 <= frame < count:
+        raise InputError(f"{path}: frame {frame} was asked for, but there are {count}, counted from 0", code="VAL-05")
+    return frame or 0
+
+
+def sheared(grid: Grid) -> str:
+    """What to say of axes that are not at right angles (GEO-03)."""
+    degrees = float(np.degrees(np.arcsin(grid.shear)))
+    return f"the axes are not at right angles (off by {degrees:.2g} degrees); the shear is kept"
 
 
 def warn_if_constant(path: Path, data: Array) -> None:

@@ -29,7 +29,11 @@ def numbered(folder: Path) -> list[Path]:
         raise FormatError(f"{folder}: cannot be read ({error.strerror})", code="SET-03") from None
     files = [entry for entry in entries if picture.named_so(entry)]
     notes = [entry for entry in entries if entry.suffix.lower() in _NOTES]
-    strange = [entry.name for entry in entries if entry.is_dir() or entry not in (*files, *notes)]
+    strange = [
+        entry.name
+        for entry in entries
+        if not (picture.named_so(entry) or entry.suffix.lower() in _NOTES) or entry.is_dir()
+    ]
     if len(files) == 1 and not strange and folder / SIDECAR in notes:
         return files
     if strange or len(notes) > _MOST_NOTES or len(files) < 2:

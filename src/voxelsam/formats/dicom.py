@@ -12,7 +12,9 @@ from voxelsam.errors import FormatError, InputError, LabelError, OutputError
 from voxelsam.formats import _dicom_files as files
 from voxelsam.formats import _dicom_pixels as pixels
 from voxelsam.formats import _dicom_verdict as verdict
-from voxelsam.formats._dicom_series import DicomHeader, Part, Plane, Series, not_image, parts_of, planes_of
+from voxelsam.formats._dicom_plane import Plane, not_image, planes_of
+from voxelsam.formats._dicom_series import DicomHeader, Part, Series, parts_of
+from voxelsam.formats._dicom_sop import LABELS, sop_class
 from voxelsam.formats._values import check_finite, integers, named, warn_if_constant
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import Kind, LabelMap, Source, Volume
@@ -36,7 +38,7 @@ __all__ = [
 
 NAME = "dicom"
 SUFFIXES: tuple[str, ...] = ()
-ENDINGS = (".dcm", ".dicom", ".ima")
+ENDINGS = files.ENDINGS
 MASKS = dict.fromkeys(("", *ENDINGS), ".dcm")
 """Masks of DICOM images are DICOM SEG."""
 
@@ -54,8 +56,8 @@ def recognises(path: Path, head: bytes) -> bool:
     """
     if path.is_dir() or head.startswith(files.ZIP):
         return files.holds_images(path)
-    found = files.sop_class(head)
-    return found is not None and found not in files.LABELS
+    found = sop_class(head)
+    return found is not None and found not in LABELS
 
 
 def list_series(path: Path) -> tuple[Series, ...]:
@@ -97,7 +99,7 @@ def read(path: Path, *, frame: int | None = None, series: str | None = None) -> 
             points and none chosen.
         MissingExtra: pydicom is not installed.
     """
-    with files.entries(path) as found:
+    with files.entries(path, tell=True) as found:
         part = _chosen(path, _parts(path, found), series)
         planes = _at(path, _instants(path, part), frame)
         stack = verdict.judge(path, planes)
@@ -192,7 +194,7 @@ def _chosen(path: Path, parts: tuple[Part, ...], series: str | None) -> Part:
 def _instants(path: Path, part: Part) -> verdict.Instants:
     if part.planes[0].trouble is not None:
         raise part.planes[0].trouble
-    return verdict.time_points(path, part.planes, pixels.digest)
+    return verdict.time_points(path, part.planes, pixels.digests)
 
 
 def _at(path: Path, instants: verdict.Instants, frame: int | None) -> tuple[Plane, ...]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, Never
 
 from voxelsam.errors import FormatError, OutputError
-from voxelsam.formats._dicom_seg_frames import library, reading
+from voxelsam.formats._dicom_files import library
+from voxelsam.formats._dicom_seg_frames import reading
 from voxelsam.formats._dicom_sop import STRUCTURE_SET, objects_in, sop_class
 from voxelsam.formats._files import HEAD
 from voxelsam.volumes.labels import Labels

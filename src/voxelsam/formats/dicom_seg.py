@@ -135,6 +135,19 @@ def read_segments(path: str | Path) -> tuple[Segment, ...]:
     return tuple(Segment(s.number, s.name, masks[s.number], grid, s.code) for s in found.structures)
 
 
+def check_target(path: Path, image: Volume) -> None:
+    """Refuses an image that cannot have segmentations.
+
+    Raises:
+        GeometryError: GEO-01, the image's header says another shape.
+        OutputError: the image was no DICOM, was resampled, or has no frame of reference (DCM-08).
+    """
+    from voxelsam.formats._dicom_seg_write import image_headers
+
+    nothing = LabelMap(np.zeros(image.grid.shape, np.uint8), image.grid, Labels({"background": 0}))
+    image_headers(path, image.source, nothing)
+
+
 def write_labels(path: Path, label_map: LabelMap, like: Source | None = None) -> None:
     """Writes a binary segmentation with one segment per structure; as ``write_segmentation``.
 
@@ -318,10 +331,12 @@ def _refuse_overlaps(found: Frames, lattice: _Lattice, table: Array) -> None:
     places: dict[tuple[int, ...], list[int]] = {}
     for index, start in enumerate(lattice.starts):
         places.setdefault(tuple(start.tolist()), []).append(index)
-    for a, b in (pair for together in places.values() for pair in combinations(together, 2)):
-        first, second = found.frame(a), found.frame(b)
-        both = (first != 0) & (second != 0) & (table[first] != table[second])
-        shared.update(zip(first[both].tolist(), second[both].tolist(), strict=True))
+    for together in places.values():
+        stack = np.stack([found.frame(index) for index in together])
+        stack = stack[:, np.count_nonzero(stack, axis=0) > 1]
+        for first, second in combinations([numbers for numbers in stack if numbers.any()], 2):
+            both = (first != 0) & (second != 0) & (table[first] != table[second])
+            shared.update(zip(first[both].tolist(), second[both].tolist(), strict=True))
     listed = "; ".join(f"{names[a]!r} and {names[b]!r} share {n} voxels" for (a, b), n in sorted(shared.items()))
     checks.refuse(
         "LAB-05",

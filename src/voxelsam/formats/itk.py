@@ -24,8 +24,8 @@ from voxelsam.formats import _itk_nrrd as nrrd
 from voxelsam.formats import _itk_segments as segmentation
 from voxelsam.formats import _itk_voxels as voxels
 from voxelsam.formats._files import fresh_file, head_of, store
-from voxelsam.formats._itk_header import ItkHeader, chosen, warn_about
-from voxelsam.formats._values import Array, check_finite, compact, integers, named, warn_if_constant
+from voxelsam.formats._itk_header import ItkHeader, warn_about
+from voxelsam.formats._values import Array, check_finite, chosen, compact, integers, named, warn_if_constant
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import LabelMap, Source, Volume
@@ -119,6 +119,24 @@ def read_labels(path: Path, labels: Labels | None = None) -> LabelMap:
     return named(path, Volume(values[None], grid, "UNKNOWN", Source((path,), NAME, stated)), labels or own)
 
 
+def read_labels_on(path: Path, grid: Grid, labels: Labels | None = None) -> LabelMap:
+    """A label map on the voxels of an image, where the file is a segmentation that was cropped to what is drawn.
+
+    Args:
+        path: The file.
+        grid: Of the image.
+        labels: As in ``read_labels``.
+
+    Raises:
+        FormatError, GeometryError, InputError, LabelError: as ``read_labels``.
+        GeometryError: GEO-02, the voxels of a segmentation are not the image's, or labels lie outside of it.
+    """
+    found = read_labels(path, labels)
+    header = found.source.header if found.source else None
+    is_segmentation = isinstance(header, ItkHeader) and bool(segmentation.segments_of(path, header.keys, False))
+    return place_on(found, grid) if is_segmentation and found.grid.shape != grid.shape else found
+
+
 def write_labels(path: Path, label_map: LabelMap, like: Source | None = None) -> None:
     """Writes a label map; the file appears under its name only after it was read back and found equal.
 
@@ -196,7 +214,7 @@ def _header(path: Path) -> ItkHeader:
 def _load(path: Path, frame: int | None) -> tuple[ItkHeader, Grid, Array]:
     """Header, grid and voxels (channels i j k) of a file, without any warning."""
     header = _header(path)
-    number, grid = chosen(path, header, frame), header.grid(path)
+    number, grid = chosen(path, header.frames, frame), header.grid(path)
     return header, grid, voxels.frame_of(voxels.load(path, header), header, number)
 
 

@@ -17,7 +17,7 @@ from nibabel.spatialimages import HeaderDataError
 from voxelsam.errors import FormatError, InputError, LabelError, OutputError
 from voxelsam.formats import _nifti_header as geometry
 from voxelsam.formats._files import GZIP, fresh_file, head_of, store
-from voxelsam.formats._values import check_finite, compact, integers, named, warn_if_constant
+from voxelsam.formats._values import check_finite, chosen, compact, integers, named, warn_if_constant
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import LabelMap, Source, Volume
@@ -175,7 +175,7 @@ def _load(path: Path, frame: int | None) -> tuple[Any, np.ndarray[Any, Any], Gri
     header, packed = _open(path)
     shape = geometry.shape_of(path, header)
     dtype = _dtype(path, header)
-    chosen = _chosen(path, shape, frame)
+    number = chosen(path, math.prod(shape[3:]), frame, hint="one file each, for channels named CASE_0000, CASE_0001, …")
     grid = geometry.grid_of(path, header)
     pair = geometry.is_pair(header)
     offset = float(header["vox_offset"])
@@ -183,7 +183,7 @@ def _load(path: Path, frame: int | None) -> tuple[Any, np.ndarray[Any, Any], Gri
         raise FormatError(f"{path}: voxels cannot start at byte {offset} of the file", code="SET-03")
     image = _partner(path) if pair else path
     packed = head_of(image).startswith(GZIP) if pair else packed
-    data = _voxels(image, packed, int(offset), shape, chosen, dtype)
+    data = _voxels(image, packed, int(offset), shape, number, dtype)
     return header, data.astype(dtype.newbyteorder("="), copy=False), grid
 
 
@@ -209,19 +209,6 @@ def _partner(path: Path) -> Path:
         f"{bare}.img or {bare}.img.gz beside it",
         code="SET-03",
     )
-
-
-def _chosen(path: Path, shape: tuple[int, ...], frame: int | None) -> int:
-    count = math.prod(shape[3:])
-    if frame is None and count > 1:
-        raise InputError(
-            f"{path}: expected one volume, but the file holds {count} (shape {shape}); choose one (frame=0 to "
-            f"frame={count - 1}), or split them into one file each, for channels named CASE_0000, CASE_0001, …",
-            code="VAL-05",
-        )
-    if frame is not None and not 0 <= frame < count:
-        raise InputError(f"{path}: frame {frame} was asked for, but there are {count}, counted from 0", code="VAL-05")
-    return frame or 0
 
 
 def _voxels(
@@ -275,9 +262,11 @@ def _scaled(path: Path, data: np.ndarray[Any, Any], header: Any, least: np.dtype
         data = data.astype(np.float64)
     if slope is None or (slope, intercept) == (1.0, 0.0):
         return data
-    kind = np.result_type(data.dtype, least)
+    scaled = np.empty(data.shape, np.result_type(data.dtype, least), order="F")
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(data.astype(np.float64) * slope + intercept, kind)
+        for k in range(data.shape[-1]):
+            scaled[..., k] = data[..., k].astype(np.float64) * slope + intercept
+    return scaled
 
 
 def _twin(source: Source | None) -> Any:

@@ -14,7 +14,7 @@ values. They are read back and compared before they get their name.
 
 import io
 import struct
-import zlib
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,9 +27,9 @@ from jaxtyping import Shaped
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from voxelsam import checks
-from voxelsam.errors import FormatError, InputError, LabelError, OutputError
+from voxelsam.errors import FormatError, InputError, InputWarning, LabelError, OutputError, VoxelSamError
 from voxelsam.formats._files import fresh_file, head_of, store
-from voxelsam.formats._values import check_finite, compact, integers, named, warn_if_constant
+from voxelsam.formats._values import check_finite, chosen, compact, integers, named, warn_if_constant
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.labels import Labels, count_values
 from voxelsam.volumes.volume import Kind, LabelMap, Source, Volume
@@ -130,6 +130,15 @@ def read_labels(path: Path, labels: Labels | None = None) -> LabelMap:
     return named(path, read_numbers(path), labels)
 
 
+def check_target(path: Path, image: Volume) -> None:
+    """Refuses an image whose label map is no picture.
+
+    Raises:
+        OutputError: it has several slices, or a place in a patient.
+    """
+    _check_flat(path, image.grid)
+
+
 def write_labels(path: Path, label_map: LabelMap, like: Source | None = None) -> None:
     """Writes the label map of one picture, 8 bits where the values allow, else 16.
 
@@ -179,16 +188,30 @@ def _opened(path: Path) -> Iterator[ImageFile.ImageFile]:
     """The file, not decoded yet; whatever Pillow finds wrong then or later becomes a FormatError."""
     head = head_of(path)
     try:
-        with path.open("rb") as stream, _identified(path, head, stream) as image:
+        with _without_pillows_warnings(), path.open("rb") as stream, _identified(path, head, stream) as image:
             yield image
+    except (VoxelSamError, InputWarning, MemoryError):
+        raise
     except Image.DecompressionBombError as error:
         raise FormatError(f"{path}: too large to be read as a picture ({error})", code="SET-03") from None
-    except (OSError, SyntaxError, ValueError, EOFError, zlib.error, struct.error) as error:
+    except Exception as error:
         raise FormatError(
             f"{path}: {path.stat().st_size} bytes, cut off or damaged, or of a kind that cannot be decoded "
-            f"({str(error).splitlines()[0]}); fetch or export it again",
+            f"({_first_line(error)}); fetch or export it again",
             code="SET-03",
         ) from None
+
+
+@contextmanager
+def _without_pillows_warnings() -> Iterator[None]:
+    """Pillow tells of every odd tag; what matters of it ends as an error or is told by us."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _identified(path: Path, head: bytes, stream: BinaryIO) -> ImageFile.ImageFile:
@@ -238,7 +261,7 @@ def _pages(image: ImageFile.ImageFile) -> int:
 
 def _load(path: Path, frame: int | None) -> _Picture:
     with _opened(path) as image:
-        image.seek(_chosen(path, _pages(image), frame))
+        image.seek(chosen(path, _pages(image), frame, thing="page"))
         form, bits = image.format or "", _bits(image, head_of(path))
         turn = image.getexif().get(ExifTags.Base.Orientation, 1)
         inverted = getattr(image, "tag_v2", {}).get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0
@@ -260,18 +283,6 @@ def _load(path: Path, frame: int | None) -> _Picture:
             stacklevel=4,
         )
     return picture
-
-
-def _chosen(path: Path, count: int, frame: int | None) -> int:
-    if frame is None and count > 1:
-        raise InputError(
-            f"{path}: expected one picture, but the file holds {count} pages; choose one (frame=0 to "
-            f"frame={count - 1}), or split them into one file each",
-            code="VAL-05",
-        )
-    if frame is not None and not 0 <= frame < count:
-        raise InputError(f"{path}: frame {frame} was asked for, but there are {count}, counted from 0", code="VAL-05")
-    return frame or 0
 
 
 def _bits(image: ImageFile.ImageFile, head: bytes) -> int:

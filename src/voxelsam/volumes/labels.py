@@ -10,6 +10,7 @@ holds it: with ``disc: [1, 2], cup: 2`` the value 1 is ``disc_only``.
 """
 
 import colorsys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
@@ -32,6 +33,8 @@ _PALETTE = (
 )  # fmt: skip
 _IGNORE_COLOUR = (128, 128, 128)
 _GOLDEN = 0.618033988749895
+_PIECE = 1 << 22
+"""Voxels counted at a time, so that no copy of a whole scan is made."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,7 @@ class Labels:
             if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
                 raise LabelError(f"label {name!r} must have an integer value from 0 to {LARGEST}, but has {value!r}")
         numbers = [value for _, value in every]
-        if twice := sorted({value for value in numbers if numbers.count(value) > 1}):
+        if twice := sorted(value for value, count in Counter(numbers).items() if count > 1):
             shared = "; ".join(f"{value}: {', '.join(n for n, v in every if v == value)}" for value in twice)
             raise LabelError(f"each label needs a value of its own, but some are shared ({shared})")
         if 0 not in self.values.values():
@@ -289,23 +292,29 @@ class Encoding:
                 "file, or say what they stand for",
                 code="LAB-02",
             )
-        values = np.zeros(numbers.shape, np.uint16)
-        for number in found:
-            if table[number]:
+        if not found or min(found) < 0 or max(found) > LARGEST:
+            values = np.zeros(numbers.shape, np.uint16)
+            for number in found:
                 values[numbers == number] = table[number]
-        return values
+            return values
+        every = np.zeros(max(found) + 1, np.uint16)
+        every[list(found)] = [table[number] for number in found]
+        return np.asarray(every[numbers])
 
 
 def count_values(array: Integer[np.ndarray, "..."]) -> dict[int, int]:
     """Number of voxels of each value in an array of integers, in the order of the values."""
     flat = array.ravel(order="K")
-    if flat.dtype in (np.uint8, np.uint16):
-        every = np.bincount(flat)
-        found = np.flatnonzero(every)
-        counts = every[found]
-    else:
+    if not flat.size:
+        return {}
+    low, high = int(flat.min()), int(flat.max())
+    if high - low > LARGEST or high > np.iinfo(np.int64).max:
         found, counts = np.unique(flat, return_counts=True)
-    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+        return dict(zip(found.tolist(), counts.tolist(), strict=True))
+    every = np.zeros(high - low + 1, np.int64)
+    for start in range(0, flat.size, _PIECE):
+        every += np.bincount(flat[start : start + _PIECE].astype(np.int64) - low, minlength=len(every))
+    return {low + int(place): int(every[place]) for place in np.flatnonzero(every)}
 
 
 def colours_to_labels(
