@@ -72,6 +72,17 @@ def test_findings_of_one_code_share_a_row(run: Run, tmp_path: Path) -> None:
     assert "and 3 more" in result.output
 
 
+def test_places_are_told_from_where_the_user_looks_and_whole(run: Run, tmp_path: Path) -> None:
+    deep = tmp_path / "a" / ("long" * 30)
+    deep.mkdir(parents=True)
+    (deep / "scan.nii.gz").write_bytes(b"")
+    result = run(tmp_path)
+    assert str(tmp_path) not in result.output
+    told = "".join(line.split("│")[3].strip() for line in result.output.splitlines() if line.startswith("│"))
+    assert f"a/{'long' * 30}/scan.nii.gz" in told
+    assert str(deep / "scan.nii.gz") in run(tmp_path, "--json").output
+
+
 def test_an_unknown_code_is_an_error_of_ours(run: Run, scan: Path) -> None:
     assert "no check XYZ-01" in str(run(scan, "--ignore", "XYZ-01").exception)
 

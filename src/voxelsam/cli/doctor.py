@@ -1,5 +1,7 @@
 """``voxelsam doctor``."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,12 +45,12 @@ def doctor(
     if as_json:
         screen.emit(diagnosis.to_json())
     else:
-        _show(diagnosis)
+        _show(diagnosis, paths)
     if diagnosis.verdict:
         raise typer.Exit(diagnosis.verdict)
 
 
-def _show(diagnosis: "Diagnosis") -> None:
+def _show(diagnosis: "Diagnosis", roots: Sequence[Path]) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -56,12 +58,12 @@ def _show(diagnosis: "Diagnosis") -> None:
     from voxelsam.checks import CATALOGUE
 
     view = Table("code", "severity", "where", "cause", "fix")
-    for column in view.columns[:2]:
-        column.no_wrap = True
+    for number, column in enumerate(view.columns):
+        column.no_wrap, column.overflow = number < 2, "fold"
     for group in diagnosis.rows():
         first, others = group[0], len({finding.where for finding in group}) - 1
-        where = f"{first.where}{f' and {others} more' if others else ''}"
-        cause = first.message.splitlines()[0]
+        where = f"{_within(first.where, roots)}{f' and {others} more' if others else ''}"
+        cause = _within(first.message.splitlines()[0], roots)
         style = "bold red" if first.severity == "error" else "yellow"
         fix = CATALOGUE[first.code].fix if first.code in CATALOGUE else ""
         view.add_row(first.code, Text(first.severity, style), Text(where), Text(cause), Text(fix))
@@ -69,3 +71,10 @@ def _show(diagnosis: "Diagnosis") -> None:
         wide = screen.out.width if screen.out.is_terminal else max(screen.out.width, WIDE)
         Console(width=wide, highlight=False).print(view)
     screen.out.print(diagnosis.summary(), markup=False)
+
+
+def _within(text: str, roots: Sequence[Path]) -> str:
+    """A text with paths as they are seen from where the user looks; in a narrow column a long one would hide its end."""
+    for root in roots:
+        text = text.replace(f"{root}{os.sep}", "").replace(str(root), root.name or str(root))
+    return text
