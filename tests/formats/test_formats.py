@@ -1,6 +1,7 @@
 """Choosing a format by content; several files, one image."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -191,3 +192,14 @@ class TestFrames:
             read_frames([make(scan)])
         with pytest.raises(InputError, match="at least one frame"):
             read_frames([])
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_an_archive_that_is_cut_off_or_holds_no_image(tmp_path, share) -> None:
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.writestr("notes.txt", "no image " * 50)
+    content = (tmp_path / "whole.zip").read_bytes()
+    (tmp_path / "a.zip").write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(FormatError, match="zip archive") as stop:
+        formats.read(tmp_path / "a.zip")
+    assert stop.value.code == "SET-03"

@@ -41,6 +41,8 @@ __all__ = [
     "write_volume",
 ]
 
+ZIP = b"PK\x03\x04"
+
 NIFTI = ".nii.gz"
 """Ending of masks beside images of a family that is only read."""
 
@@ -397,6 +399,11 @@ def _reader(path: Path) -> Format:
         if module.recognises(path, head):
             return module
     known = ", ".join(name for name, _ in _modules())
+    if head.startswith(ZIP):
+        raise FormatError(
+            f"{path}: {path.stat().st_size} bytes, a zip archive that is cut off or holds no image; fetch it again",
+            code="SET-03",
+        )
     if path.is_dir():
         raise FormatError(f"{path}: a folder that is no image by itself; can read: {known}", code="SET-03")
     raise FormatError(
