@@ -28,7 +28,7 @@ from voxelsam.catalogue import CATALOGUE
 from voxelsam.doctor import diagnose
 from voxelsam.errors import ConfigError, InputWarning, VoxelSamError
 from voxelsam.fix import Wishes, fix_file
-from voxelsam.infer import cohort
+from voxelsam.infer import cases, cohort
 from voxelsam.infer.predictor import Predictor
 from voxelsam.layouts import open_dataset
 from voxelsam.model import Segmenter
@@ -128,7 +128,7 @@ def train(place: Place, path: Path) -> Any:
 def predict(place: Place, path: Path) -> Any:
     """The mask of a scan; a case that fails is the error that it failed with."""
     output = place.folder / f"masks{len(place.accept)}"
-    todo = cohort.tasks(path, output, len(place.model.description.channels), ending=".nii.gz")
+    todo = cases.tasks(path, output, len(place.model.description.channels), ending=".nii.gz")
     (outcome,) = cohort.run(Predictor(place.model, device="cpu", stride=3), todo)
     if outcome.status == "failed":
         raise VoxelSamError(outcome.reason, code=outcome.code)

@@ -16,6 +16,7 @@ from voxelsam.evaluate.run import evaluate
 from voxelsam.evaluate.scores import CaseScore, Report
 from voxelsam.formats import read_channels, read_labels
 from voxelsam.infer import cohort
+from voxelsam.infer.cases import Task
 from voxelsam.infer.predictor import Predictor
 from voxelsam.layouts import Case
 from voxelsam.overlay import Overlay, overlay
@@ -97,7 +98,7 @@ def predict(trained: Path, cases: Sequence[Case], folder: Path, bar: Bar) -> Non
     Raises:
         OutputError: a case could not be segmented.
     """
-    todo = [cohort.Task(case.id, case.images, folder / f"{case.id}.nii.gz") for case in cases]
+    todo = [Task(case.id, case.images, folder / f"{case.id}.nii.gz") for case in cases]
     for outcome in cohort.run(Predictor(bundle.load(trained)), todo, progress=lambda task: bar(task.id)):
         if outcome.status == "failed":
             raise OutputError(f"{outcome.id}: {outcome.reason}")

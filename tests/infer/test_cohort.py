@@ -9,7 +9,7 @@ import pytest
 
 from voxelsam import bundle, formats, record
 from voxelsam.errors import ConfigError, InputError, OutputError
-from voxelsam.infer import cohort
+from voxelsam.infer import cases, cohort
 from voxelsam.infer.predictor import Predictor
 
 
@@ -22,13 +22,13 @@ def touch(folder: Path, *names: str) -> Path:
 
 def test_one_channel_files_keep_their_names(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a_0000.nii.gz", "scan_2023.nii", "notes.txt")
-    found = cohort.tasks(source, tmp_path / "out", 1)
+    found = cases.tasks(source, tmp_path / "out", 1)
     assert {task.id: task.output.name for task in found} == {"a": "a.nii.gz", "scan_2023": "scan_2023.nii.gz"}
 
 
 def test_channels_of_a_case_belong_together_in_order(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a_0001.nii.gz", "a_0000.nii.gz", "b_0000.nii.gz", "b_0001.nii.gz")
-    found = cohort.tasks(source, tmp_path / "out", 2)
+    found = cases.tasks(source, tmp_path / "out", 2)
     assert [[path.name for path in task.images] for task in found] == [
         ["a_0000.nii.gz", "a_0001.nii.gz"],
         ["b_0000.nii.gz", "b_0001.nii.gz"],
@@ -37,7 +37,7 @@ def test_channels_of_a_case_belong_together_in_order(tmp_path: Path) -> None:
 
 def test_a_picture_holds_all_channels_and_its_mask_is_a_picture(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a_0000.png", "b.JPG", "film_0001.png", "film_0002.png", ".hidden.png", "notes.txt")
-    found = cohort.tasks(source, tmp_path / "out", 3)
+    found = cases.tasks(source, tmp_path / "out", 3)
     assert {task.id: ([path.name for path in task.images], task.output.name) for task in found} == {
         "a": (["a_0000.png"], "a.png"),
         "b": (["b.JPG"], "b.png"),
@@ -48,7 +48,7 @@ def test_a_picture_holds_all_channels_and_its_mask_is_a_picture(tmp_path: Path) 
 
 def test_pictures_that_are_one_channel_each_belong_together(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", *(f"{case}_{channel:04}.tif" for case in "ab" for channel in range(2)))
-    found = cohort.tasks(source, tmp_path / "out", 2)
+    found = cases.tasks(source, tmp_path / "out", 2)
     assert {task.id: [path.name for path in task.images] for task in found} == {
         "a": ["a_0000.tif", "a_0001.tif"],
         "b": ["b_0000.tif", "b_0001.tif"],
@@ -57,19 +57,19 @@ def test_pictures_that_are_one_channel_each_belong_together(tmp_path: Path) -> N
 
 def test_grey_pictures_are_cases_like_other_files(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a_0000.png", "b_0001.png", "c.nii.gz")
-    found = cohort.tasks(source, tmp_path / "out", 1)
+    found = cases.tasks(source, tmp_path / "out", 1)
     assert {task.id: task.output.name for task in found} == {"a": "a.png", "b_0001": "b_0001.png", "c": "c.nii.gz"}
 
 
 def test_a_mask_is_never_a_jpeg(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a.jpg") / "a.jpg"
     with pytest.raises(OutputError, match=r"cannot be written as \.jpg; take \.png"):
-        cohort.tasks(source, tmp_path / "mask.jpg", 3)
+        cases.tasks(source, tmp_path / "mask.jpg", 3)
 
 
 def test_one_file_may_name_its_mask(tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz"
-    assert cohort.tasks(source, tmp_path / "mask.nii", 1)[0].output == tmp_path / "mask.nii"
+    assert cases.tasks(source, tmp_path / "mask.nii", 1)[0].output == tmp_path / "mask.nii"
 
 
 @pytest.mark.parametrize(
@@ -89,16 +89,16 @@ def test_what_cannot_be_assigned_is_refused(
     tmp_path: Path, names: tuple[str, ...], channels: int, output: str, complaint: str
 ) -> None:
     with pytest.raises(InputError, match=complaint):
-        cohort.tasks(touch(tmp_path / "in", *names), tmp_path / output, channels)
+        cases.tasks(touch(tmp_path / "in", *names), tmp_path / output, channels)
 
 
 def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
-        cohort.tasks(tmp_path / "nowhere", tmp_path / "out", 1)
+        cases.tasks(tmp_path / "nowhere", tmp_path / "out", 1)
 
 
 def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
-    todo = cohort.tasks(touch(tmp_path / "in", "a.nii.gz"), tmp_path / "out", 1)
+    todo = cases.tasks(touch(tmp_path / "in", "a.nii.gz"), tmp_path / "out", 1)
     touch(tmp_path / "out", "precious.txt")
     with pytest.raises(OutputError, match="not empty"):
         cohort.check_output(todo, tmp_path / "out", {}, go_on=False)
@@ -106,7 +106,7 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_masks_of_two_models_are_never_mixed(tmp_path: Path) -> None:
-    todo = cohort.tasks(touch(tmp_path / "in", "a.nii.gz"), tmp_path / "out", 1)
+    todo = cases.tasks(touch(tmp_path / "in", "a.nii.gz"), tmp_path / "out", 1)
     with record.recording("predict") as run:
         run.made_by, run.path = {"model": "one"}, cohort.place(todo, tmp_path / "out")
         run.save("done")
@@ -116,7 +116,7 @@ def test_masks_of_two_models_are_never_mixed(tmp_path: Path) -> None:
 
 
 def test_an_existing_mask_file_is_not_replaced(tmp_path: Path) -> None:
-    todo = cohort.tasks(touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz", tmp_path / "mask.nii.gz", 1)
+    todo = cases.tasks(touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz", tmp_path / "mask.nii.gz", 1)
     (tmp_path / "mask.nii.gz").write_bytes(b"")
     with pytest.raises(OutputError, match="exists already"):
         cohort.check_output(todo, tmp_path / "mask.nii.gz", {}, go_on=False)
@@ -126,7 +126,7 @@ def test_a_bad_case_stops_nothing_else(trained: Path, phantom: Path, tmp_path: P
     source = Path(shutil.copytree(phantom / "imagesTs", tmp_path / "in"))
     (source / "aaa_0000.nii.gz").write_bytes(b"<html>sorry</html>")
     predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
-    todo = cohort.tasks(source, tmp_path / "out", 1)
+    todo = cases.tasks(source, tmp_path / "out", 1)
     outcomes = list(cohort.run(predictor, todo))
     assert [outcome.status for outcome in outcomes] == ["failed", "done"]
     assert "aaa_0000.nii.gz" in outcomes[0].reason
@@ -137,7 +137,7 @@ def test_a_bad_case_stops_nothing_else(trained: Path, phantom: Path, tmp_path: P
 def test_the_record_names_cases_and_no_paths(trained: Path, phantom: Path, tmp_path: Path) -> None:
     source = Path(shutil.copytree(phantom / "imagesTs", tmp_path / "in"))
     (source / "aaa_0000.nii.gz").write_bytes(b"<html>sorry</html>")
-    todo = cohort.tasks(source, tmp_path / "out", 1)
+    todo = cases.tasks(source, tmp_path / "out", 1)
     with record.recording("predict", {"stride": 3}) as run:
         run.path = cohort.place(todo, tmp_path / "out")
         list(cohort.run(Predictor(bundle.load(trained / "best"), device="cpu", stride=3), todo, noted=run))
@@ -151,7 +151,7 @@ def test_the_record_names_cases_and_no_paths(trained: Path, phantom: Path, tmp_p
 
 def test_a_run_that_makes_no_mask_leaves_nothing(trained: Path, tmp_path: Path) -> None:
     source = touch(tmp_path / "in", "a.nii.gz")
-    todo = cohort.tasks(source, tmp_path / "out", 1)
+    todo = cases.tasks(source, tmp_path / "out", 1)
     with record.recording("predict") as run:
         run.path = cohort.place(todo, tmp_path / "out")
         outcomes = list(cohort.run(Predictor(bundle.load(trained / "best"), device="cpu"), todo, noted=run))
@@ -160,7 +160,7 @@ def test_a_run_that_makes_no_mask_leaves_nothing(trained: Path, tmp_path: Path) 
 
 
 def test_a_run_that_is_stopped_says_so(trained: Path, phantom: Path, tmp_path: Path) -> None:
-    todo = cohort.tasks(phantom / "imagesTr", tmp_path / "out", 1)
+    todo = cases.tasks(phantom / "imagesTr", tmp_path / "out", 1)
     with record.recording("predict") as run:
         run.path = cohort.place(todo, tmp_path / "out")
         going = cohort.run(Predictor(bundle.load(trained / "best"), device="cpu", stride=3), todo, noted=run)
@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_says_so(trained: Path, phantom: Path, tmp_path: P
 
 
 def test_previews_and_probabilities_lie_in_folders_of_their_own(trained: Path, phantom: Path, tmp_path: Path) -> None:
-    todo = cohort.tasks(phantom / "imagesTs", tmp_path / "out", 1)
+    todo = cases.tasks(phantom / "imagesTs", tmp_path / "out", 1)
     predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
     extras = cohort.Extras(preview=True, probabilities=True)
     assert [outcome.status for outcome in cohort.run(predictor, todo, extras=extras)] == ["done"]
@@ -203,7 +203,7 @@ def test_probabilities_that_nobody_asked_for_are_not_there(trained: Path, phanto
 )
 def test_the_ending_of_masks_can_be_chosen(tmp_path: Path, ending: str | None, output: str, expected: str) -> None:
     source = touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz"
-    (task,) = cohort.tasks(source, tmp_path / output, 1, ending=ending)
+    (task,) = cases.tasks(source, tmp_path / output, 1, ending=ending)
     assert task.output.name == expected
 
 
@@ -211,12 +211,12 @@ def test_the_ending_of_masks_can_be_chosen(tmp_path: Path, ending: str | None, o
 def test_an_ending_that_cannot_be_is_refused(tmp_path: Path, ending: str, output: str) -> None:
     source = touch(tmp_path / "in", "a.nii.gz") / "a.nii.gz"
     with pytest.raises(OutputError):
-        cohort.tasks(source, tmp_path / output, 1, ending=ending)
+        cases.tasks(source, tmp_path / output, 1, ending=ending)
 
 
 def test_one_series_is_not_for_several_cases(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one case"):
-        cohort.tasks(touch(tmp_path / "in", "a.nii.gz", "b.nii.gz"), tmp_path / "out", 1, series="2")
+        cases.tasks(touch(tmp_path / "in", "a.nii.gz", "b.nii.gz"), tmp_path / "out", 1, series="2")
 
 
 def test_files_that_cannot_be_hashed_stop_nothing(
@@ -226,7 +226,7 @@ def test_files_that_cannot_be_hashed_stop_nothing(
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(record, "digest", locked)
-    todo = cohort.tasks(phantom / "imagesTr", tmp_path / "out", 1)
+    todo = cases.tasks(phantom / "imagesTr", tmp_path / "out", 1)
     predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
     with record.recording("predict") as noted:
         noted.path = cohort.place(todo, tmp_path / "out")
@@ -250,7 +250,7 @@ def test_a_first_failure_leaves_no_record_but_a_later_one_does(
         save(self, path)
 
     monkeypatch.setattr(Prediction, "save", sometimes)
-    todo = cohort.tasks(phantom / "imagesTr", tmp_path / "out", 1)
+    todo = cases.tasks(phantom / "imagesTr", tmp_path / "out", 1)
     predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
     with record.recording("predict") as noted:
         noted.path = cohort.place(todo, tmp_path / "out")
@@ -270,7 +270,7 @@ def test_numbered_films_of_colours_are_cases(tmp_path: Path) -> None:
     source.mkdir()
     for number in (1, 2):
         (source / f"clip_{number:04}.mp4").write_bytes(b"\0\0\0\x18ftypisom")
-    found = cohort.tasks(source, tmp_path / "out", 3)
+    found = cases.tasks(source, tmp_path / "out", 3)
     assert [(task.id, task.output.name) for task in found] == [("clip_0001", "clip_0001"), ("clip_0002", "clip_0002")]
 
 

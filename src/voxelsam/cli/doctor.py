@@ -74,7 +74,7 @@ def _show(diagnosis: "Diagnosis", roots: Sequence[Path]) -> None:
 
 
 def _within(text: str, roots: Sequence[Path]) -> str:
-    """A text with paths as they are seen from where the user looks; in a narrow column a long one would hide its end."""
+    """A text with paths as they are seen from where the user looks; a column has no room for long ones."""
     for root in roots:
         text = text.replace(f"{root}{os.sep}", "").replace(str(root), root.name or str(root))
     return text

@@ -34,7 +34,7 @@ def predict(
 ) -> None:
     """Segment volumes; a mask has exactly the shape and affine of its volume. No labels are needed."""
     from voxelsam import bundle, record
-    from voxelsam.infer import cohort
+    from voxelsam.infer import cases, cohort
     from voxelsam.infer.clean import Clean
     from voxelsam.infer.predictor import Predictor
 
@@ -43,7 +43,7 @@ def predict(
     settings = {"stride": stride, "precision": precision, **vars(clean), "series": series, "frame": frame}
     with record.recording("predict", settings | {"device": device}, accept or ()) as run:
         channels, dotted = len(trained.description.channels), screen.dotted(ending)
-        todo = cohort.tasks(source, output, channels, ending=dotted, series=series, frame=frame, film=film)
+        todo = cases.tasks(source, output, channels, ending=dotted, series=series, frame=frame, film=film)
         run.made_by = {"bundle": trained.description.weights_sha256, **settings, "accepted": sorted(accept or ())}
         run.facts["bundle"] = trained.identity()
         cohort.check_stride(stride, trained.description.stack.depth)

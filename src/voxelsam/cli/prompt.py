@@ -50,7 +50,7 @@ def prompt(
 ) -> None:
     """Segment what points, boxes, scribbles and masks show; for one scan or a cohort."""
     from voxelsam import bundle, record
-    from voxelsam.infer import cohort, prompt_cohort
+    from voxelsam.infer import cases, cohort, prompt_cohort
     from voxelsam.infer.predictor import Predictor
     from voxelsam.infer.session import check_learnt
     from voxelsam.prompts.file import load
@@ -70,7 +70,7 @@ def prompt(
     settings = {"base": base, "outside": outside, "overlap": overlap, **part}
     with record.recording("prompt", settings | {"device": device}, accept or ()) as run:
         channels, dotted = len(known.channels), screen.dotted(ending)
-        todo = cohort.tasks(source, output, channels, ending=dotted, series=series, frame=frame, film=film)
+        todo = cases.tasks(source, output, channels, ending=dotted, series=series, frame=frame, film=film)
         request.check(todo, labels)
         run.made_by = {"bundle": known.weights_sha256, **settings, "accepted": sorted(accept or ())}
         run.made_by = {**run.made_by, "prompts": request.digest}

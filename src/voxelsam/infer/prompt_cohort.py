@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from voxelsam.errors import InputError, VoxelSamError
 from voxelsam.formats import read_labels
-from voxelsam.infer.cohort import Outcome, Segment, Task
+from voxelsam.infer.cases import Task
+from voxelsam.infer.cohort import Outcome, Segment
 from voxelsam.infer.prediction import Prediction, Progress
 from voxelsam.infer.session import Session
 from voxelsam.prompts.file import PromptFile, box_of, point_of
