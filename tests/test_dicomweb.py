@@ -173,6 +173,8 @@ def test_the_commands_do_the_same(orthanc: str, tmp_path: Path, monkeypatch: pyt
     done = run(app, [*fetch, "-o", str(tmp_path / "b"), "--json"], catch_exceptions=False)
     assert json.loads(done.stdout)[0]["status"] == "fetched"
     assert len(list((tmp_path / "b").iterdir())) == 1
+    (entry,) = json.loads((tmp_path / "b.run.json").read_text())["runs"]
+    assert (entry["command"], entry["cases"]["1.9.8.7"]["status"]) == ("pull", "done")
     assert isinstance(run(app, fetch).exception, ConfigError)
     monkeypatch.setenv("VOXELSAM_DICOMWEB_TOKEN", "wrong")
     assert isinstance(run(app, ["pull", orthanc]).exception, FormatError)

@@ -31,7 +31,7 @@ def pull(
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Bring a DICOM series from a server into a folder, or list what is there."""
-    from voxelsam import dicomweb
+    from voxelsam import dicomweb, record
 
     sent = headers_of(header or (), token)
     if series is None:
@@ -40,8 +40,12 @@ def pull(
         return
     if study is None or output is None:
         raise ConfigError("a series is brought by --study, --series and --output together")
-    with screen.bars() as bar:
-        folder = dicomweb.fetch(url, study, series, output, headers=sent, progress=bar(series))
+    with record.recording("pull") as run:
+        with screen.bars() as bar:
+            folder = dicomweb.fetch(url, study, series, output, headers=sent, progress=bar(series))
+        run.path = record.path_for(output, folder=False)
+        run.case(series, "done", sha256=record.digest([folder]))
+        run.save("done")
     screen.outcomes([{"id": series, "output": folder, "status": "fetched"}], as_json)
 
 
