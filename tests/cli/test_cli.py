@@ -10,32 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from voxelsam.cli import app as command
-
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives exit code, standard output and standard error."""
-    import warnings
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["voxelsam", *map(str, arguments)])
-        show = warnings.showwarning
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default")
-                command.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        finally:
-            warnings.showwarning = show
-        written = capsys.readouterr()
-        return code, written.out, written.err
-
-    return call
 
 
 @pytest.mark.parametrize("verb", ["train", "predict", "evaluate", "info", "demo"])

@@ -5,8 +5,6 @@ Each verb is run by its command line on two or three cases of which one is odd.
 
 import json
 import shutil
-import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,6 @@ import pytest
 
 from voxelsam.bundle import Bundle
 from voxelsam.catalogue import CATALOGUE
-from voxelsam.cli import app as command
 
 Run = Callable[..., tuple[int, str, str]]
 Trouble = Literal["nothing", "warning", "error"]
@@ -31,27 +28,6 @@ QUICK = [
     )
     for part in ("--set", setting)
 ]  # fmt: skip
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["voxelsam", *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default")
-                command.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        written = capsys.readouterr()
-        assert "Traceback" not in written.err
-        return code, written.out, written.err
-
-    return call
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,6 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, RTStructureSetSt
 
 from voxelsam import formats, record
 from voxelsam.bundle import Bundle
-from voxelsam.cli import app as command
 from voxelsam.formats import dicom_seg
 
 pytestmark = pytest.mark.filterwarnings("ignore::voxelsam.errors.InputWarning")
@@ -31,27 +28,6 @@ LPS = np.array([-1.0, -1.0, 1.0])
 SPACING = 2.0, 1.5
 """Between rows, between columns."""
 SECRETS = "Zaphod", "Beeblebrox", "PID-77341", "19511103", "ACC-99", "St Elsewhere"
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["voxelsam", *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        code = 0
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default")
-                command.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        written = capsys.readouterr()
-        assert "Traceback" not in written.err
-        return code, written.out, written.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

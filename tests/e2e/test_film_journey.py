@@ -1,8 +1,6 @@
 """Films through the command: a film file, or a folder of frames, to a folder of masks and a film to look at."""
 
 import json
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +11,6 @@ import pytest
 from PIL import Image
 
 from voxelsam import adapt, backbones, bundle, formats
-from voxelsam.cli import app as command
 from voxelsam.formats.video import write_film
 from voxelsam.model import Segmenter
 from voxelsam.stacks.intensity import Intensity
@@ -21,27 +18,6 @@ from voxelsam.stacks.plan import StackPlan
 
 Run = Callable[..., tuple[int, str, str]]
 COUNT, WIDTH, HEIGHT = 7, 64, 48
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["voxelsam", *map(str, arguments)])
-        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
-        code = 0
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("default")
-                command.main()
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        written = capsys.readouterr()
-        assert "Traceback" not in written.err
-        return code, written.out, written.err
-
-    return call
 
 
 @pytest.fixture(scope="module", params=[1, 5], ids=["pictures", "films"])

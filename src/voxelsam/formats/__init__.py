@@ -15,7 +15,7 @@ from einops import rearrange
 from voxelsam import plugins
 from voxelsam.errors import FormatError, InputError, LabelError, OutputError
 from voxelsam.formats import video
-from voxelsam.formats._files import first_bytes, head_of, is_folder
+from voxelsam.formats._files import ZIP, first_bytes, head_of, is_folder
 from voxelsam.formats._values import named
 from voxelsam.space.grid import Grid
 from voxelsam.volumes import LabelMap, Labels, Source, Volume, check_grids
@@ -40,8 +40,6 @@ __all__ = [
     "write_labels",
     "write_volume",
 ]
-
-ZIP = b"PK\x03\x04"
 
 NIFTI = ".nii.gz"
 """Ending of masks beside images of a family that is only read."""

@@ -22,11 +22,10 @@ from typing import Any, BinaryIO
 from voxelsam import checks
 from voxelsam.errors import FormatError, MissingExtra
 from voxelsam.formats._dicom_sop import LABELS, deflated_from, sop_class
-from voxelsam.formats._files import HEAD
+from voxelsam.formats._files import HEAD, ZIP
 
 ENDINGS = (".dcm", ".dicom", ".ima")
 """Of names of DICOM files."""
-ZIP = b"PK\x03\x04"
 
 UNPACKED_LIMIT = 8 << 30
 """Bytes that an archive, or a deflated data set, may unpack to."""

@@ -15,6 +15,7 @@ HEAD = 4096
 """Bytes at the start of a file that formats are recognised by."""
 
 GZIP = b"\x1f\x8b"
+ZIP = b"PK\x03\x04"
 
 
 def is_folder(path: Path) -> bool:

@@ -15,6 +15,7 @@ from voxelsam.formats import _dicom_verdict as verdict
 from voxelsam.formats._dicom_plane import Plane, not_image, planes_of
 from voxelsam.formats._dicom_series import DicomHeader, Part, Series, parts_of
 from voxelsam.formats._dicom_sop import LABELS, sop_class
+from voxelsam.formats._files import ZIP
 from voxelsam.formats._values import check_finite, integers, named, warn_if_constant
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import Kind, LabelMap, Source, Volume
@@ -54,7 +55,7 @@ def recognises(path: Path, head: bytes) -> bool:
         path: The file or folder.
         head: First bytes of a file; of a folder, none.
     """
-    if path.is_dir() or head.startswith(files.ZIP):
+    if path.is_dir() or head.startswith(ZIP):
         return files.holds_images(path)
     found = sop_class(head)
     return found is not None and found not in LABELS
