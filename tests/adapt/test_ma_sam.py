@@ -11,7 +11,7 @@ from voxelsam import adapt, backbones
 from voxelsam.adapt.ma_sam import Config, DepthAdapter, DepthConv, Fact, MaSamEncoder
 from voxelsam.errors import ConfigError
 from voxelsam.nn.backbone import Backbone, Variant
-from voxelsam.nn.seam import BlockSpec, Stack
+from voxelsam.nn.seam import BlockSpec, EncoderAdaptation, Stack
 
 TABLE = {
     ("sam-vit-b", 12): (49_152, 24_576, 24_818_688, 5_243_725, 6_220, 30_142_361, 87_278_848, 117_421_209),
@@ -194,6 +194,52 @@ def test_all_prompts_train_the_whole_prompt_encoder(backbone: Backbone) -> None:
     assert not any(parameter.requires_grad for parameter in backbone.parameters())
 
 
+def test_an_ablation_lacks_its_part_and_nothing_else(backbone: Backbone) -> None:
+    whole = adapt.build("ma_sam", {"init": "official"}, backbone, 3)
+    homes = {"fact": "fact.", "first": "before_attention_adapters.", "second": "before_mlp_adapters."}
+    frames = torch.rand(3, 3, *backbone.image_size, generator=torch.Generator().manual_seed(1))
+    features = {}
+    for part, home in homes.items():
+        parts = [other for other in homes if other != part]
+        lacking = adapt.build("ma_sam", {"init": "official", "parts": parts}, backbone, 3)
+        kept = {name for name in whole.encoder.state_dict() if not name.startswith(home)}
+        assert lacking.encoder.state_dict().keys() == kept
+        assert lacking.decoder.state_dict().keys() == whole.decoder.state_dict().keys()
+        state = {name: tensor for name, tensor in whole.encoder.state_dict().items() if name in kept}
+        torch.nn.init.normal_(whole.encoder.fact.up.weight, generator=torch.Generator().manual_seed(2))
+        lacking.encoder.load_state_dict(
+            state | ({"fact.up.weight": whole.encoder.fact.up.weight} if part != "fact" else {})
+        )
+        with torch.no_grad():
+            features[part] = backbone.image_encoder(frames, Stack(3), lacking.eval().encoder)
+            without = backbone.image_encoder(frames, Stack(3), whole.eval().encoder)
+        assert not torch.allclose(features[part], without, atol=1e-4)
+    assert not torch.allclose(features["first"], features["second"], atol=1e-4)
+
+
+def test_no_part_at_all_is_the_frozen_encoder(backbone: Backbone) -> None:
+    nothing = adapt.build("ma_sam", {"parts": [], "init": "official"}, backbone, 3)
+    frames = torch.rand(3, 3, *backbone.image_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            backbone.image_encoder(frames, Stack(3), nothing.encoder),
+            backbone.image_encoder(frames, Stack(1), EncoderAdaptation()),
+        )
+
+
+def test_sams_decoder_has_two_doublings_and_the_size_of_the_input(backbone: Backbone) -> None:
+    adaptation = adapt.build("ma_sam", {"decoder": "sam"}, backbone, 3)
+    features = torch.rand(2, backbone.variant.decoder_dim, *backbone.prompt_encoder.grid)
+    with torch.no_grad():
+        prompts = adaptation.prompt_encoder(None, frames=2)
+        scores = adaptation.decoder(features, adaptation.prompt_encoder.dense_pe(), prompts)
+    assert scores.logits.shape == (2, 3, *backbone.image_size)
+    doublings = [
+        name for name, module in adaptation.decoder.named_modules() if type(module).__name__ == "ConvTranspose2d"
+    ]
+    assert len(doublings) == 2
+
+
 @pytest.mark.parametrize(("dim", "width"), [(16, 16), (768, 384), (1280, 384)])
 def test_width_is_the_papers_where_the_backbone_is_wide_enough(dim: int, width: int) -> None:
     assert Config().width_for(dim) == width
@@ -208,6 +254,10 @@ def test_width_is_the_papers_where_the_backbone_is_wide_enough(dim: int, width: 
         ({"dropout": 1.0}, "dropout is at least 0 and below 1"),
         ({"variant": "official"}, "variant"),
         ({"prompts": "points"}, "prompts"),
+        ({"parts": ["fact", "fact"]}, "names each part once"),
+        ({"parts": ["third"]}, "parts"),
+        ({"variant": "released", "parts": ["fact"]}, "released code has all parts"),
+        ({"variant": "released", "decoder": "sam"}, "released code has all parts"),
     ],
 )
 def test_impossible_configurations_are_refused(backbone: Backbone, options: dict[str, object], message: str) -> None:

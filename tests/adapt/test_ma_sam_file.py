@@ -153,6 +153,6 @@ def test_other_things_than_tensors_are_refused_and_not_run(backbone: Backbone, t
 
 def test_only_a_whole_ma_sam_has_an_official_file(backbone: Backbone, adaptation: Adaptation, tmp_path: Path) -> None:
     for other in (adapt.build("lora", {}, backbone, 3), adapt.merged(adaptation, backbone)):
-        with pytest.raises(WeightsError, match="only a MA-SAM adaptation"):
+        with pytest.raises(WeightsError, match="only a whole MA-SAM adaptation"):
             write_official(other, tmp_path / "other.pth")
     assert list(tmp_path.iterdir()) == []

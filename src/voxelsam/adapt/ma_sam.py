@@ -16,7 +16,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -26,12 +26,13 @@ from torch import Tensor, nn
 
 from voxelsam.adapt import Adaptation
 from voxelsam.adapt import _ma_sam_file as official
-from voxelsam.adapt._decoders import progressive, taken_over, with_trained
+from voxelsam.adapt._decoders import FullSizeDecoder, full_size, progressive, taken_over, with_trained
 from voxelsam.adapt._origin import copy_fitting
 from voxelsam.adapt._query_value import Projected, Tokens, fold, increase
 from voxelsam.config import STRICT
 from voxelsam.errors import ConfigError, WeightsError
 from voxelsam.nn.backbone import Backbone
+from voxelsam.nn.decoder import MaskDecoder
 from voxelsam.nn.seam import BlockSpec, EncoderAdaptation, Stack
 from voxelsam.nn.vit import SamEncoder
 
@@ -44,6 +45,9 @@ TRAINED_PROMPTS = {
     "all": ("",),
 }
 """Which tensors of the prompt encoder get gradients, by the prompts that training gives (starts of their names)."""
+
+Part = Literal["fact", "first", "second"]
+"""FacT, the depth adapter before the attention, the one before the MLP."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,16 @@ class Config:
     """``zero``: adapters start at zero; ``official``: at PyTorch's defaults; None: by the variant."""
     prompts: Literal["none", "boxes", "all"] = "none"
     """What training will prompt with: ``paper`` freezes the prompt embeddings that then get no gradient."""
+    parts: tuple[Part, ...] = ("fact", "first", "second")
+    """What acts in every block of the image encoder; fewer for the ablations of the paper."""
+    decoder: Literal["progressive", "sam"] = "progressive"
+    """The paper's, or SAM's two doublings and a bilinear stretch, for its ablation."""
 
     def __post_init__(self) -> None:
+        if len(set(self.parts)) < len(self.parts):
+            raise ValueError(f"parts names each part once, but {', '.join(self.parts)} came")
+        if self.variant == "released" and (set(self.parts) != set(get_args(Part)) or self.decoder != "progressive"):
+            raise ValueError("the released code has all parts and the progressive decoder: take variant paper")
         if self.rank < 1:
             raise ValueError(f"rank is at least 1, but {self.rank} came")
         if self.width is not None and self.width < 1:
@@ -158,9 +170,9 @@ class DepthAdapter(nn.Module):
 
 
 class MaSamEncoder(EncoderAdaptation):
-    """FacT on every block, and two depth adapters around its attention.
+    """FacT on every block, and two depth adapters around its attention, as far as the configuration names them.
 
-    ``fact`` is None once it has been folded into the weights of an encoder.
+    ``fact`` is also None once it has been folded into the weights of an encoder.
     """
 
     def __init__(self, blocks: Sequence[BlockSpec], config: Config) -> None:
@@ -170,14 +182,20 @@ class MaSamEncoder(EncoderAdaptation):
             raise ConfigError(f"MA-SAM shares its factors over all blocks, but theirs have {sorted(dims)} channels")
         dim, zero = dims.pop(), config.starts_at_zero
         width = config.width_for(dim)
-        self.fact: Fact | None = Fact(dim, len(blocks), config.rank, config.scale, config.dropout)
-        self.before_attention_adapters = nn.ModuleList(DepthAdapter(dim, width, starts_at_zero=zero) for _ in blocks)
-        self.before_mlp_adapters = nn.ModuleList(DepthAdapter(dim, width, starts_at_zero=zero) for _ in blocks)
+
+        def adapters(part: Part) -> nn.ModuleList | None:
+            made = (DepthAdapter(dim, width, starts_at_zero=zero) for _ in blocks)
+            return nn.ModuleList(made) if part in config.parts else None
+
+        self.fact = (
+            Fact(dim, len(blocks), config.rank, config.scale, config.dropout) if "fact" in config.parts else None
+        )
+        self.before_attention_adapters = adapters("first")
+        self.before_mlp_adapters = adapters("second")
 
     def before_attention(self, block: int, x: Tokens, stack: Stack) -> Tokens:
         """The first adapter."""
-        adapted: Tensor = self.before_attention_adapters[block](x, stack)
-        return adapted
+        return _adapted(self.before_attention_adapters, block, x, stack)
 
     def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """FacT on queries and values."""
@@ -185,8 +203,7 @@ class MaSamEncoder(EncoderAdaptation):
 
     def before_mlp(self, block: int, x: Tokens, stack: Stack) -> Tokens:
         """The second adapter."""
-        adapted: Tensor = self.before_mlp_adapters[block](x, stack)
-        return adapted
+        return _adapted(self.before_mlp_adapters, block, x, stack)
 
     def folded(self, encoder: SamEncoder) -> "MaSamEncoder":
         """Adds FacT to the weights of ``encoder``, in place; returns a copy that has only the adapters left."""
@@ -196,6 +213,13 @@ class MaSamEncoder(EncoderAdaptation):
                 fold(encoder, block, *self.fact.matrices(block))
             rest.fact = None
         return rest
+
+
+def _adapted(adapters: nn.ModuleList | None, block: int, x: Tokens, stack: Stack) -> Tokens:
+    if adapters is None:
+        return x
+    adapted: Tensor = adapters[block](x, stack)
+    return adapted
 
 
 def build(config: Config, backbone: Backbone, classes: int) -> Adaptation:
@@ -210,9 +234,13 @@ def build(config: Config, backbone: Backbone, classes: int) -> Adaptation:
     released = config.variant == "released"
     with torch.device(backbone.image_encoder.pos_embed.device):
         encoder = MaSamEncoder(backbone.image_encoder.blocks_spec, config)
-    decoder = progressive(backbone, classes)
-    origin = copy_fitting(decoder, backbone.mask_decoder, (lambda name: True) if released else taken_over)
-    decoder.iou_prediction_head.requires_grad_(released)
+    decoder: MaskDecoder
+    if config.decoder == "sam":
+        decoder, origin = full_size(backbone, classes)
+    else:
+        decoder = progressive(backbone, classes)
+        origin = copy_fitting(decoder, backbone.mask_decoder, (lambda name: True) if released else taken_over)
+        decoder.iou_prediction_head.requires_grad_(released)
     return Adaptation(
         encoder,
         decoder,
@@ -281,10 +309,12 @@ def write_official(adaptation: Adaptation, path: str | Path) -> None:
     """Writes a MA-SAM as a ``.pth`` file that the official code loads.
 
     Raises:
-        WeightsError: the adaptation is no MA-SAM, or its FacT is folded away.
+        WeightsError: the adaptation is no MA-SAM with all its parts, or its FacT is folded away.
     """
-    if not isinstance(adaptation.encoder, MaSamEncoder) or adaptation.encoder.fact is None:
-        raise WeightsError("only a MA-SAM adaptation with its FacT, before merging, has an official file")
+    encoder = adaptation.encoder
+    whole = isinstance(encoder, MaSamEncoder) and len(list(encoder.children())) == len(get_args(Part))
+    if not whole or isinstance(adaptation.decoder, FullSizeDecoder):
+        raise WeightsError("only a whole MA-SAM adaptation, before merging, has an official file")
     state = adaptation.state_dict()
     tensors = {name: state[ours] for name, ours in official.official_names(adaptation).items()}
     official.write_tensors(tensors, Path(path))
