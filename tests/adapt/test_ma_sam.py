@@ -228,7 +228,7 @@ def test_no_part_at_all_is_the_frozen_encoder(backbone: Backbone) -> None:
 
 
 def test_sams_decoder_has_two_doublings_and_the_size_of_the_input(backbone: Backbone) -> None:
-    adaptation = adapt.build("ma_sam", {"decoder": "sam"}, backbone, 3)
+    adaptation = adapt.build("ma_sam", {"upsampling": "sam"}, backbone, 3)
     features = torch.rand(2, backbone.variant.decoder_dim, *backbone.prompt_encoder.grid)
     with torch.no_grad():
         prompts = adaptation.prompt_encoder(None, frames=2)
@@ -257,7 +257,7 @@ def test_width_is_the_papers_where_the_backbone_is_wide_enough(dim: int, width: 
         ({"parts": ["fact", "fact"]}, "names each part once"),
         ({"parts": ["third"]}, "parts"),
         ({"variant": "released", "parts": ["fact"]}, "released code has all parts"),
-        ({"variant": "released", "decoder": "sam"}, "released code has all parts"),
+        ({"variant": "released", "upsampling": "sam"}, "released code has all parts"),
     ],
 )
 def test_impossible_configurations_are_refused(backbone: Backbone, options: dict[str, object], message: str) -> None:

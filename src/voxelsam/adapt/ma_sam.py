@@ -72,14 +72,14 @@ class Config:
     """What training will prompt with: ``paper`` freezes the prompt embeddings that then get no gradient."""
     parts: tuple[Part, ...] = ("fact", "first", "second")
     """What acts in every block of the image encoder; fewer for the ablations of the paper."""
-    decoder: Literal["progressive", "sam"] = "progressive"
+    upsampling: Literal["progressive", "sam"] = "progressive"
     """The paper's, or SAM's two doublings and a bilinear stretch, for its ablation."""
 
     def __post_init__(self) -> None:
         if len(set(self.parts)) < len(self.parts):
             raise ValueError(f"parts names each part once, but {', '.join(self.parts)} came")
-        if self.variant == "released" and (set(self.parts) != set(get_args(Part)) or self.decoder != "progressive"):
-            raise ValueError("the released code has all parts and the progressive decoder: take variant paper")
+        if self.variant == "released" and (set(self.parts) != set(get_args(Part)) or self.upsampling != "progressive"):
+            raise ValueError("the released code has all parts and the progressive up-sampling: take variant paper")
         if self.rank < 1:
             raise ValueError(f"rank is at least 1, but {self.rank} came")
         if self.width is not None and self.width < 1:
@@ -235,7 +235,7 @@ def build(config: Config, backbone: Backbone, classes: int) -> Adaptation:
     with torch.device(backbone.image_encoder.pos_embed.device):
         encoder = MaSamEncoder(backbone.image_encoder.blocks_spec, config)
     decoder: MaskDecoder
-    if config.decoder == "sam":
+    if config.upsampling == "sam":
         decoder, origin = full_size(backbone, classes)
     else:
         decoder = progressive(backbone, classes)

@@ -1,0 +1,165 @@
+"""Methods beside one another: the same data, split and time for each, and one table of what came out.
+
+    python benchmarks/methods.py run DATA [DATA ...] -o runs --minutes 4 [--method ma_sam ...] [--seed 1 ...]
+    python benchmarks/methods.py table runs
+
+Every training is a process of its own, so that its memory can be read, and gets as many stacks as fit its minutes: two
+short trainings tell how long a stack takes and what an epoch costs besides. The number of epochs is fixed, so the learning
+rate runs through its whole course in every one. What is there already is kept; a run that was stopped begins again.
+"""
+
+import argparse
+import csv
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import fmean
+
+EPOCHS = 10
+SHORT, LONG = 6, 18
+"""Stacks of the two trainings that measure the speed."""
+
+METHODS: dict[str, dict[str, object]] = {
+    "ma_sam": {"adapt": {"name": "ma_sam"}},
+    "med_sa": {"adapt": {"name": "med_sa"}},
+    "samed": {"adapt": {"name": "lora"}},
+    "decoder_only": {"adapt": {"name": "decoder_only"}},
+    "full": {"adapt": {"name": "full"}},
+    "dynunet": {"adapt": {"name": "dynunet"}},
+    "swin_unetr": {"adapt": {"name": "swin_unetr"}},
+}
+ABLATIONS: dict[str, dict[str, object]] = {
+    "no_fact": {"adapt": {"name": "ma_sam", "parts": ["first", "second"]}},
+    "no_first_adapter": {"adapt": {"name": "ma_sam", "parts": ["fact", "second"]}},
+    "no_second_adapter": {"adapt": {"name": "ma_sam", "parts": ["fact", "first"]}},
+    "no_adapters": {"adapt": {"name": "ma_sam", "parts": ["fact"]}},
+    "sam_decoder": {"adapt": {"name": "ma_sam", "upsampling": "sam"}},
+    "depth_1": {"adapt": {"name": "ma_sam"}, "stack": {"depth": 1}, "train": {"batch": 10}},
+    "depth_3": {"adapt": {"name": "ma_sam"}, "stack": {"depth": 3}, "train": {"batch": 4}},
+    "depth_7": {"adapt": {"name": "ma_sam"}, "stack": {"depth": 7}, "train": {"batch": 2}},
+}
+
+
+def settings_of(method: str, data: Path) -> dict[str, object]:
+    """What a method states of the recipe; pictures come one by one, so a batch holds more of them."""
+    from voxelsam import config
+    from voxelsam.layouts import open_dataset
+
+    images = open_dataset(data).train[0].images
+    pictures = images[0].suffix in (".png", ".jpg", ".bmp")
+    settings = config.merge({"train": {"batch": 8 if pictures else 2, "device": "cpu"}}, (METHODS | ABLATIONS)[method])
+    place = Path(__file__).with_name("methods.json")
+    extra = json.loads(place.read_text("utf-8")).get(data.name.partition("_")[0], {})
+    for wanted in ("all", method):
+        settings = config.merge(settings, extra.get(wanted, {}))
+    return settings
+
+
+def fit(data: Path, folder: Path, settings: dict[str, object], stacks: int, epochs: int, seed: int) -> float:
+    """Trains and gives the seconds."""
+    from voxelsam import config
+    from voxelsam.train import job, run
+
+    short = {"train": {"epochs": epochs, "stacks_per_epoch": stacks, "seed": seed}}
+    ready = job.start(data, folder, config.merge(settings, short))
+    run.prepare(ready)
+    begin = time.perf_counter()
+    run.fit(ready)
+    return time.perf_counter() - begin
+
+
+def one(data: Path, method: str, minutes: float, seed: int, folder: Path) -> None:
+    """Measures the speed, trains for the minutes, predicts the validation cases, and notes what it took."""
+    import torch
+
+    from voxelsam import bundle
+    from voxelsam.infer import cohort
+    from voxelsam.infer.cases import Task
+    from voxelsam.infer.predictor import Predictor
+    from voxelsam.layouts import open_dataset
+
+    torch.set_num_threads(1)
+    settings = settings_of(method, data)
+    low, high = (fit(data, folder / f"speed{n}", settings, n, 1, seed) for n in (SHORT, LONG))
+    stack = max((high - low) / (LONG - SHORT), 1e-3)
+    beside = max(low - SHORT * stack, 0.0)
+    stacks = max(int((minutes * 60 / EPOCHS - beside) / stack), 2)
+    seconds = fit(data, folder / "run", settings, stacks, EPOCHS, seed)
+    trained = bundle.load(folder / "run" / "best")
+    predictor = Predictor(trained, device="cpu")
+    begin = time.perf_counter()
+    cases = open_dataset(data).split(0)[1]
+    masks = folder / "masks"
+    masks.mkdir(exist_ok=True)
+    tasks = [Task(case.id, case.images, masks / f"{case.id}{''.join(case.label.suffixes)}") for case in cases]
+    failed = [outcome.reason for outcome in cohort.run(predictor, tasks) if outcome.status == "failed"]
+    if failed:
+        raise SystemExit("\n".join(failed))
+    facts = {
+        "data": data.name,
+        "method": method,
+        "seed": seed,
+        "minutes": minutes,
+        "train_seconds": seconds,
+        "stacks": stacks * EPOCHS,
+        "predict_seconds": time.perf_counter() - begin,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "trained": sum(p.numel() for p in trained.segmenter().adaptation.parameters() if p.requires_grad),
+        "settings": settings,
+    }
+    (folder / "facts.json").write_text(json.dumps(facts, indent=1), "utf-8")
+
+
+def run(options: argparse.Namespace) -> None:
+    """All pairs that are not there yet, one process each."""
+    for seed in options.seed:
+        for data in options.data:
+            for method in options.method:
+                folder = options.output / data.name.partition("_")[0] / f"{method}-{seed}"
+                if (folder / "facts.json").is_file():
+                    continue
+                subprocess.run(["rm", "-rf", str(folder)], check=True)
+                folder.mkdir(parents=True)
+                command = [
+                    sys.executable,
+                    __file__,
+                    "one",
+                    str(data),
+                    method,
+                    str(options.minutes),
+                    str(seed),
+                    str(folder),
+                ]
+                with (folder / "log.txt").open("w") as log:
+                    done = subprocess.run(command, stdout=log, stderr=log)
+                state = "done" if done.returncode == 0 else f"failed, see {folder / 'log.txt'}"
+                print(f"{time.strftime('%H:%M:%S')} {data.name} {method} seed {seed}: {state}", flush=True)
+
+
+def main() -> None:
+    """Parses and calls."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(required=True)
+    runs = verbs.add_parser("run")
+    runs.add_argument("data", type=Path, nargs="+")
+    runs.add_argument("-o", "--output", type=Path, default=Path("runs"))
+    runs.add_argument("--minutes", type=float, default=4)
+    runs.add_argument("--method", action="append", choices=[*METHODS, *ABLATIONS])
+    runs.add_argument("--seed", type=int, action="append")
+    runs.set_defaults(call=run)
+    single = verbs.add_parser("one")
+    for name, kind in (("data", Path), ("method", str), ("minutes", float), ("seed", int), ("folder", Path)):
+        single.add_argument(name, type=kind)
+    single.set_defaults(call=lambda o: one(o.data, o.method, o.minutes, o.seed, o.folder))
+    options = parser.parse_args()
+    if hasattr(options, "seed") and isinstance(options.seed, list | None):
+        options.seed = options.seed or [1]
+        options.method = options.method or list(METHODS)
+    options.call(options)
+
+
+if __name__ == "__main__":
+    main()
