@@ -5,13 +5,16 @@ are read only where nothing else says which values there are, and no images, but
 how many channels there are.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Protocol, cast, runtime_checkable
 
+import numpy as np
+
 from voxelsam import formats, plugins
 from voxelsam.errors import InputError
-from voxelsam.layouts._dataset import Case, Dataset, Split
+from voxelsam.layouts._dataset import Case, Choice, Dataset, Split
 from voxelsam.layouts._split import default_split, kfold
 from voxelsam.volumes import LabelMap, Labels
 
@@ -59,11 +62,21 @@ def read_label(case: Case, labels: Labels | None = None) -> LabelMap:
     """
     if case.label is None:
         raise InputError(f"case {case.id} has no label", code="SET-01")
+    if case.choice is not None:
+        return _chosen(read_label(replace(case, choice=None), case.choice.labels), case.choice, labels)
     if case.reader:
         if labels is None:
             raise InputError(f"case {case.id}: its label can only be read with the data set's label table")
         return cast("LabelReader", _module(case.reader)).read_label(case, labels)
     return formats.read_labels(case.label, labels, case.encoding)
+
+
+def _chosen(label_map: LabelMap, choice: Choice, labels: Labels | None) -> LabelMap:
+    """The label map with its structures put together as chosen."""
+    numbers = np.zeros(max(choice.values) + 1, np.uint16)
+    numbers[list(choice.values)] = list(choice.values.values())
+    data = numbers[label_map.data].astype(label_map.data.dtype)
+    return replace(label_map, data=data, labels=labels or Labels.of_values({*choice.values.values()}))
 
 
 def open_dataset(root: str | Path, layout: str | None = None) -> Dataset:

@@ -5,7 +5,7 @@ A case is one scan. Its group is what must stay together when cases are split, a
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -28,6 +28,16 @@ TABLE_FILE = "labels.json"
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Structures chosen and put together out of a data set's own."""
+
+    labels: Labels
+    """The table that the label files are read with."""
+    values: Mapping[int, int]
+    """New value of every value of that table."""
+
+
+@dataclass(frozen=True)
 class Case:
     """The files of one scan."""
 
@@ -45,6 +55,8 @@ class Case:
     """The layout whose ``read_label`` reads the label; empty where it is an image file of a known format."""
     unlabelled: tuple[str, ...] = ()
     """Structures of the table that nobody looked for in this case: their voxels are drawn as background."""
+    choice: Choice | None = None
+    """What becomes of the structures in the label file; None: they stay what they are."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "group", self.group or self.id)
@@ -129,6 +141,54 @@ class Dataset:
         kind = kind_of(chosen) if self.kind == "UNKNOWN" else self.kind
         return replace(self, channels=chosen, kind=kind, train=pick(self.train), test=pick(self.test))
 
+    def with_structures(self, wanted: Mapping[str, Sequence[str]]) -> Self:
+        """The data set with other structures: some of its own, or several of them as one; the rest is background.
+
+        They get the values 1, 2, … in the order given, and an ignore value stays one.
+
+        Args:
+            wanted: for each new structure the names of structures or regions that make it up.
+
+        Raises:
+            ConfigError: nothing is wanted, a name is unknown, or a structure would belong to two.
+            InputError: the data set has no label table, or was changed in this way before.
+        """
+        table = self.labels
+        if table is None or any(case.choice for case in (*self.train, *self.test)):
+            raise InputError(f"{self.root}: structures are chosen once, out of a label table; there is none")
+        values = {name: _values_of(names, table) for name, names in wanted.items()}
+        taken = [value for members in values.values() for value in members]
+        if not taken or len(set(taken)) < len(taken):
+            raise ConfigError(
+                f"each structure of {self.root} goes into one chosen structure at most, and there is at least one; "
+                f"asked for were {', '.join(f'{name} of {list(names)}' for name, names in wanted.items()) or 'none'}"
+            )
+        numbers = dict.fromkeys(table.values.values(), 0)
+        for new, members in enumerate(values.values(), 1):
+            numbers |= dict.fromkeys(members, new)
+        ignore = None
+        if table.ignore is not None:
+            ignore = numbers[table.ignore] = len(values) + 1
+        kept = {name: table.codes[name] for name in values if name in table.codes}
+        labels = Labels({"background": 0} | {name: number for number, name in enumerate(values, 1)}, ignore, codes=kept)
+        names = {value: name for name, value in table.values.items()}
+
+        def changed(cases: Sequence[Case]) -> tuple[Case, ...]:
+            return tuple(
+                replace(
+                    case,
+                    choice=Choice(table, numbers),
+                    unlabelled=tuple(
+                        new
+                        for new, members in values.items()
+                        if any(names[value] in case.unlabelled for value in members)
+                    ),
+                )
+                for case in cases
+            )
+
+        return replace(self, labels=labels, train=changed(self.train), test=changed(self.test))
+
     def case(self, id: str) -> Case:  # noqa: A002 - the field's name
         """The case of that id.
 
@@ -139,6 +199,20 @@ class Dataset:
             if case.id == id:
                 return case
         raise InputError(f"{self.root}: no case {id!r} among {len(self.train)} + {len(self.test)} cases")
+
+
+def _values_of(names: Sequence[str], table: Labels) -> tuple[int, ...]:
+    """Values of structures and regions."""
+    found: list[int] = []
+    for name in names:
+        if name in table.regions:
+            found += table.regions[name]
+        elif name in table.names:
+            found.append(table.values[name])
+        else:
+            known = ", ".join((*table.names, *table.regions))
+            raise ConfigError(f"no structure or region is named {name!r}; there are {known}")
+    return tuple(found)
 
 
 @dataclass
