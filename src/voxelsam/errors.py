@@ -8,12 +8,16 @@ VoxelSamError
 │   └── PromptError         a prompt cannot be used
 ├── WeightsError            a checkpoint or bundle does not fit
 ├── ConfigError             a recipe, an override or a plug-in name is wrong
+├── TrainingError           a training run cannot go on; what was good before is kept
 ├── OutputError             a result cannot be written
 └── MissingExtra            an optional dependency is not installed
 
 A message says what was expected, what came, and what to do. The command line turns each of them into one
 line and exit code 2.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class VoxelSamError(Exception):
@@ -51,6 +55,19 @@ class WeightsError(VoxelSamError):
 
 class ConfigError(VoxelSamError):
     """A recipe, an override or a plug-in name is wrong."""
+
+
+class TrainingError(VoxelSamError):
+    """A training run cannot go on: a loss that is no number, a lost process, no memory left; the last state is kept.
+
+    Args:
+        message: what happened, and what to do.
+        facts: for the record of the run: epoch, step, ids of the cases; no paths.
+    """
+
+    def __init__(self, message: str, *, code: str = "", facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, code=code)
+        self.facts = dict(facts or {})
 
 
 class OutputError(VoxelSamError):

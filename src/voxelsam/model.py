@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from voxelsam.adapt import Adaptation
+from voxelsam.errors import ConfigError
 from voxelsam.nn.backbone import Backbone
 from voxelsam.nn.decoder import Scores
 from voxelsam.nn.drawing import drawn
@@ -39,6 +40,22 @@ class Segmenter(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.mean: Tensor
         self.std: Tensor
+
+    def recompute(self) -> None:
+        """From now on the backward pass computes each block of the image encoder again: less memory, more time.
+
+        Loss and gradients stay the same. A network that can do so has a mark ``checkpointing`` (``voxelsam.nn.vit``).
+
+        Raises:
+            ConfigError: the image encoder of this method cannot.
+        """
+        encoder = self.adaptation.image_encoder or self.backbone.image_encoder
+        if not isinstance(getattr(encoder, "checkpointing", None), bool):
+            raise ConfigError(
+                f"train.checkpointing: {type(encoder).__name__} cannot compute its blocks again; leave it out, and "
+                "save memory by a smaller train.batch with more train.accumulate, or by a smaller stack.size"
+            )
+        encoder.checkpointing = True
 
     @property
     def mask_size(self) -> tuple[int, int]:

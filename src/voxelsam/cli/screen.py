@@ -3,23 +3,34 @@
 import json
 import math
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from voxelsam.evaluate.scores import Report
     from voxelsam.infer.cohort import Outcome
     from voxelsam.study import Study
     from voxelsam.train.job import Job
+    from voxelsam.train.live import Moment
+    from voxelsam.train.trial import Trial
 
 err = Console(stderr=True, soft_wrap=True, highlight=False)
 out = Console(soft_wrap=True, highlight=False)
+
+
+def be_silent() -> None:
+    """Prints nothing more but errors and what breaks: for one of several processes that do the same."""
+    out.quiet = True
+    warnings.simplefilter("ignore")
 
 
 def complain(message: str, code: str = "") -> None:
@@ -84,6 +95,17 @@ def outcomes(rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
         out.print(row.get("reason") or str(row["output"]), markup=False)
 
 
+def flagged(case: "Outcome") -> "Outcome":
+    """Warns of what says that the masks of a case may be bad, unless its code is accepted; gives the case back."""
+    from voxelsam.checks import accepted
+
+    for flag in case.flags:
+        if not accepted(flag.code):
+            err.print("[bold yellow]warning:[/] ", end="")
+            err.print(f"{flag.code}: {case.id}: {flag.message}", markup=False)
+    return case
+
+
 def finish(cases: "Sequence[Outcome]", as_json: bool) -> None:
     """What became of each case, and the exit code: 0, 1 where some failed, 2 where all did."""
     outcomes([case.to_json() for case in cases], as_json)
@@ -99,7 +121,7 @@ def dotted(ending: str | None) -> str | None:
 
 def job(ready: "Job") -> None:
     """What a training run is about to do, and why."""
-    recipe, report = ready.recipe, ready.report
+    report = ready.report
     out.print(
         f"[bold]{ready.dataset.name}[/]: {len(ready.train)} training and {len(ready.validation)} validation cases"
     )
@@ -108,7 +130,7 @@ def job(ready: "Job") -> None:
         out.print(f"  {reason}", markup=False)
     for line in report.lines():
         out.print(line, markup=False)
-    if recipe.backbone.weights is None:
+    if report.initialised:
         out.print("[bold yellow]The backbone is random, not pretrained[/]: good for trying out, not for results.")
 
 
@@ -127,8 +149,36 @@ def scores(report: "Report", as_json: bool) -> None:
     ]
     table(columns, rows)
     out.print(f"{RULES[report.empty]}.".capitalize())
+    _measures(report)
     for failure in report.failures:
         complain(f"{failure.case} was not scored: {failure.reason}", failure.code)
+
+
+def _measures(report: "Report") -> None:
+    """What was measured beside overlap, and which cases stand in no mean of it."""
+    names = report.measured
+    if not names:
+        return
+    rows = [
+        (row["name"], *(_measure(row["measures"][name]["mean"]) for name in names), str(row["one_empty"]))
+        for row in report.rows()
+    ]
+    table(("structure", *map(report.heading, names), "in one mask only"), rows)
+    for row in (*report.classes, *report.regions):
+        lacking = {name: item for name, item in row.measures.items() if item.undefined}
+        for count in sorted({item.undefined for item in lacking.values()}):
+            which = ", ".join(name for name, item in lacking.items() if item.undefined == count)
+            most = count + max(item.cases for item in lacking.values() if item.undefined == count)
+            err.print("[bold yellow]note:[/] ", end="")
+            err.print(
+                f"{row.name}: {which} of {count} of {most} cases is undefined and in no mean: the failures are left "
+                "out. With --penalty diagonal distances count them.",
+                markup=False,
+            )
+
+
+def _measure(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}" if abs(value) >= 1 else f"{value:.3f}"
 
 
 def study(result: "Study") -> None:
@@ -165,12 +215,92 @@ def facts(values: Mapping[str, Any], indent: str = "") -> None:
 
 
 def epoch(row: Mapping[str, float], epochs: int) -> None:
-    """A finished epoch."""
-    dice = [f"{key.removeprefix('dice/')} {value:.3f}" for key, value in row.items() if key.startswith("dice/")]
+    """A finished epoch, on one line."""
+    dice = [f"{key.removeprefix('dice/')} {_score(value)}" for key, value in row.items() if key.startswith("dice/")]
     asked = [
-        f"{key.removeprefix('prompted/')} {value:.3f}" for key, value in row.items() if key.startswith("prompted/")
+        f"{key.removeprefix('prompted/')} {_score(value)}" for key, value in row.items() if key.startswith("prompted/")
     ]
     parts = [f"epoch {row['epoch'] + 1:.0f}/{epochs}", f"loss {row['loss']:.3f}"]
     parts += [f"validation Dice: {'  '.join(dice)}"] if dice else []
     parts += [f"prompted: {'  '.join(asked)}"] if asked else []
+    parts += [f"best {row['best']:.3f} (epoch {row['best_epoch'] + 1:.0f})"] if "best" in row else []
+    parts += [f"{row['speed']:.3g} stacks/s"] if "speed" in row else []
+    parts += [f"{_memory(row['memory'])}"] if "memory" in row else []
+    parts += [f"{_duration(row['left'])} left"] if row.get("left") else []
     out.print("  ".join(parts), markup=False)
+
+
+def ended(facts: Mapping[str, float | bool]) -> None:
+    """How a training run ended: that it stopped early, and which epoch was the best."""
+    if facts["stopped_early"]:
+        out.print(f"stopped early after {facts['epochs']} epochs: validation did not get better for train.patience")
+    if "best_epoch" in facts:
+        out.print(f"best validation Dice: {facts['best_val_dice']:.3f} (epoch {facts['best_epoch']})")
+
+
+@contextmanager
+def training(structures: Sequence[str], *, quiet: bool = False) -> "Iterator[Callable[[Moment], None] | None]":
+    """A table that shows a training run as it goes, on standard error; None where that is no terminal, or quiet.
+
+    Args:
+        structures: names of the structures, for the Dice of each.
+        quiet: show nothing.
+    """
+    if quiet or not err.is_terminal:
+        yield None
+        return
+    now: list[Moment] = []
+
+    def view() -> Table | str:
+        return moment(now[-1], structures) if now else ""
+
+    with Live(get_renderable=view, console=err, transient=True, refresh_per_second=4):
+        yield lambda one: now.__setitem__(slice(None), [one])
+
+
+def moment(one: "Moment", structures: Sequence[str]) -> Table:
+    """A run in the middle of an epoch, as a table of two columns.
+
+    Args:
+        one: the numbers.
+        structures: names of the structures, for the Dice of each.
+    """
+    scores = {name: one.validated.get(f"dice/{name}", math.nan) for name in structures}
+    asked = {key: value for key, value in one.validated.items() if key.startswith("prompted/")}
+    rows = {
+        "epoch": f"{one.epoch + 1} of {one.epochs}, batch {one.batch} of {one.batches}",
+        "loss": "  ".join(f"{name} {value:.4f}" for name, value in one.losses.items()),
+        "validation Dice": "  ".join(f"{name} {_score(value)}" for name, value in (scores | asked).items()),
+        "best so far": f"{one.best['val_dice']:.3f} (epoch {one.best['epoch'] + 1:.0f})" if one.best else "–",
+        "speed": f"{one.speed:.3g} stacks/s",
+        "peak memory": "–" if one.memory is None else _memory(one.memory),
+        "time left": "–" if one.left is None else _duration(one.left),
+    }
+    view = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        view.add_row(Text(name, style="bold"), Text(value))
+    return view
+
+
+def trial(found: "Trial") -> None:
+    """What a dry run measured."""
+    rows = {
+        "one step": f"{found.seconds_per_step:.3g} s ({found.batch} stacks)",
+        "one epoch": f"{_duration(found.seconds_per_epoch)} ({found.steps_per_epoch} batches, then validation)",
+        "whole run": f"{_duration(found.seconds)} ({found.epochs} epochs)",
+        "peak memory": "–" if found.memory_mb is None else f"{_memory(found.memory_mb)} on {found.device}",
+        "disk": f"{_memory(found.disk_mb)} in the run folder",
+    }
+    out.print("[bold]two steps and a validation step were tried[/]; estimates, nothing was written:")
+    for name, value in rows.items():
+        out.print(f"  {name}: {value}", markup=False)
+
+
+def _memory(megabytes: float) -> str:
+    return f"{megabytes / 1000:.1f} GB" if megabytes >= 1000 else f"{megabytes:.0f} MB"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{seconds:.2g} s"

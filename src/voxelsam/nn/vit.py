@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from voxelsam.errors import InputError, WeightsError
 from voxelsam.nn.attention import attend, resize_table
@@ -168,6 +169,8 @@ class SamEncoder(nn.Module):
             raise WeightsError(
                 f"global blocks {sorted(global_blocks)} are not all among the {depth} blocks 0..{depth - 1}"
             )
+        self.checkpointing = False
+        """Whether the backward pass computes each block again, instead of keeping what was computed in it."""
         self.image_size = image_size
         self.grid = tokens_along(image_size, patch)
         self.blocks_spec = tuple(
@@ -209,8 +212,10 @@ class SamEncoder(nn.Module):
         if images.shape[0] % stack.depth:
             raise InputError(f"{images.shape[0]} frames do not divide into stacks of {stack.depth} slices")
         x: Tensor = self.patch_embed(images) + self.pos_embed
+        again = self.checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
-            x = block(index, x, stack, UNADAPTED if adaptation is None else adaptation)
+            given = (index, x, stack, UNADAPTED if adaptation is None else adaptation)
+            x = checkpoint(block, *given, use_reentrant=False) if again else block(*given)
         features: Tensor = self.neck(rearrange(x, "frames h w channels -> frames channels h w"))
         return features
 

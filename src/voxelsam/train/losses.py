@@ -8,12 +8,17 @@ Where nobody looked for a class, its pixels are drawn as background. There the m
 ("Marginal loss and exclusion loss for partially supervised multi-organ segmentation", Medical Image Analysis 70, 2021):
 background and all classes that nobody looked for are one class, whose probability is the sum of theirs. The paper's
 exclusion loss is not used.
+
+Where several processes train together, the losses that training uses (``dice_ce``, ``object_dice_ce``,
+``quality_error``) are those of the whole batch: every sum runs over the shares of all processes.
 """
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
+
+from voxelsam.train.distributed import total
 
 SMOOTH = 1e-5
 """Added to both sides of the Dice fraction."""
@@ -52,13 +57,14 @@ def dice_ce(
     if unlabelled is not None:
         logits, target = _merged(logits, target, unlabelled)
     pixels = F.cross_entropy(logits, target, reduction="none")
-    ce = (pixels * counts).sum() / counts.sum().clamp(min=1)
-    dice = _dice(logits.softmax(dim=1), target, counts)
-    if unlabelled is None:
-        dice = dice.mean()
-    else:
-        looked = (~unlabelled).any(dim=0).to(dice)
-        dice = (dice * looked).sum() / looked.sum()
+    own = torch.stack(((pixels * counts).sum(), counts.sum()))
+    looked = logits.new_ones(logits.shape[1]) if unlabelled is None else (~unlabelled).sum(dim=0).to(logits)
+    sums = total(torch.cat((own, *_sums(logits.softmax(dim=1), target, counts), looked)))
+    ce = sums[0] / sums[1].clamp(min=1)
+    overlap, sizes, looked = sums[2:].view(3, -1)
+    by_class = 1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)
+    seen = (looked > 0).to(by_class)
+    dice = (by_class * seen).sum() / seen.sum()
     return (1 - dice_weight) * ce + dice_weight * dice, ce, dice
 
 
@@ -80,18 +86,17 @@ def _merged(
     return merged, target.masked_fill(unlabelled.gather(1, target.flatten(1)).view_as(target), 0)
 
 
-def _dice(
+def _sums(
     probabilities: Float[Tensor, "frames classes height width"],
     target: Integer[Tensor, "frames height width"],
     counts: Bool[Tensor, "frames height width"],
-) -> Float[Tensor, " classes"]:
-    """``1 - (2·Σpy + s) / (Σp² + Σy² + s)`` of each class, sums over the pixels that count."""
+) -> tuple[Float[Tensor, " classes"], Float[Tensor, " classes"]]:
+    """``Σpy`` and ``Σp² + Σy²`` of each class over the pixels that count."""
     classes = torch.arange(probabilities.shape[1], device=target.device)
     truth = (target[:, None] == classes[:, None, None]) & counts[:, None]
     counted = probabilities * counts[:, None]
     overlap = (counted * truth).sum(dim=(0, 2, 3))
-    sizes = counted.square().sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
-    return 1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)
+    return overlap, counted.square().sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
 
 
 def object_dice_ce(
@@ -100,6 +105,8 @@ def object_dice_ce(
     dice_weight: float = 0.8,
 ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
     """``(1 - dice_weight) · cross-entropy + dice_weight · Dice`` of single masks, each object counting the same.
+
+    No object in any process is a mistake of the caller and gives zero.
 
     The Dice term is ``1 - (2·Σpy + 1) / (Σp² + Σy² + 1)`` per object, so that a small object weighs as much as a large
     one, and an object that is not on its slice costs next to nothing once nothing is predicted.
@@ -118,11 +125,11 @@ def object_dice_ce(
     if logits.shape != truth.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need a truth of the same shape, not {tuple(truth.shape)}")
     known = truth.to(logits.dtype)
-    ce = F.binary_cross_entropy_with_logits(logits, known)
+    pixels = F.binary_cross_entropy_with_logits(logits, known, reduction="none")
     probabilities = logits.sigmoid()
     overlap = (probabilities * known).sum(dim=(1, 2))
     sizes = probabilities.square().sum(dim=(1, 2)) + known.sum(dim=(1, 2))
-    dice = (1 - (2 * overlap + 1) / (sizes + 1)).mean()
+    ce, dice = _mean(torch.stack((pixels.mean(dim=(1, 2)), 1 - (2 * overlap + 1) / (sizes + 1)), dim=1))
     return (1 - dice_weight) * ce + dice_weight * dice, ce, dice
 
 
@@ -142,7 +149,13 @@ def quality_error(
     both = (mask & truth).sum(dim=(1, 2))
     either = (mask | truth).sum(dim=(1, 2))
     iou = torch.where(either == 0, 1.0, both / either.clamp(min=1))
-    return F.mse_loss(said, iou.to(said.dtype))
+    return _mean((said - iou.to(said.dtype)).square()[:, None])[0]
+
+
+def _mean(values: Float[Tensor, "objects terms"]) -> Float[Tensor, " terms"]:
+    """Mean over the objects of all processes, of which this one may have none."""
+    sums = total(torch.cat((values.sum(dim=0), values.new_tensor([len(values)]))))
+    return sums[:-1] / sums[-1].clamp(min=1)
 
 
 def bce(

@@ -1,9 +1,14 @@
-"""Lightning wiring, and nothing else: losses, optimiser, learning rate, validation Dice."""
+"""Lightning wiring, and nothing else: losses, optimiser, learning rate, validation Dice, the state to go on from.
+
+With several processes each has its share of a batch; losses, history and validation are those of all of them, so that
+every process comes to the same numbers and decisions.
+"""
 
 import json
 import math
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning
@@ -14,13 +19,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from voxelsam.adapt import Regulated
+from voxelsam.data.loader import mix
 from voxelsam.model import Segmenter
 from voxelsam.nn.decoder import Scores
 from voxelsam.stacks.cut import StackBatch
+from voxelsam.train import distributed, optim
 from voxelsam.train.losses import dice_ce, object_dice_ce, quality_error
-from voxelsam.train.prompting import Kind, PromptSection, Rows, ask
+from voxelsam.train.prompting import Kind, PromptSection, Rows, ask, nothing
 from voxelsam.train.recipe import TrainSection
-from voxelsam.train.schedule import rate
 from voxelsam.volumes.labels import Labels
 
 
@@ -49,15 +55,19 @@ class TrainingModule(lightning.LightningModule):
         self._losses: list[Tensor] = []
         self._validated: dict[str, float] = {}
         self._objects: defaultdict[str, list[float]] = defaultdict(list)
-        self._random: tuple[Tensor, list[Tensor] | None] | None = None
-        self._counts: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(3, labels.count))
+        self._random: tuple[Tensor, list[Tensor]] | None = None
+        self._counts: defaultdict[str, Tensor] = defaultdict(lambda: torch.zeros(3, labels.count, dtype=torch.long))
 
     def training_step(self, batch: StackBatch, index: int) -> Tensor:
         """Loss of one batch of stacks, asked with or without prompts."""
         rng = np.random.default_rng([self.settings.seed, self.current_epoch, index])
         features = self.segmenter.encode(batch.images)
         asked = [(kind, kind and self._ask(kind, batch, features, rng)) for kind in self.prompts.choose(rng)]
-        answers = [self._prompted(features, rows, rng) for _, rows in asked if rows is not None]
+        answers = [
+            self._prompted(features, rows or nothing(batch), rng)
+            for kind, rows in asked
+            if kind is not None and distributed.anywhere(rows is not None)
+        ]
         if not answers or any(kind is None for kind, _ in asked):
             answers.append(self._free(features, batch))
         parts = torch.stack(answers).mean(0)
@@ -71,9 +81,9 @@ class TrainingModule(lightning.LightningModule):
 
     def close_epoch(self) -> dict[str, float]:
         """Adds the row of the epoch that has just ended, training and validation, to the history."""
-        mean = torch.stack(self._losses).mean(0).tolist()
+        mean = torch.stack([losses.to(self.device) for losses in self._losses]).mean(0).tolist()
         self._losses.clear()
-        rate_now = self.trainer.optimizers[0].param_groups[0]["lr"]
+        rate_now = optim.common_rate(self.trainer.optimizers[0])
         row = {"epoch": self.current_epoch, "step": self.global_step, "lr": rate_now}
         row |= dict(zip(("loss", "ce", "dice_loss"), mean, strict=True)) | self._validated
         self._validated = {}
@@ -88,6 +98,8 @@ class TrainingModule(lightning.LightningModule):
         if self.prompts.free:
             predicted = self._stacks(self.segmenter.decode(features), batch).argmax(2)
             for stack, (case, one, target) in enumerate(zip(batch.cases, predicted, batch.target, strict=True)):
+                if not case:
+                    continue  # padding of an empty share
                 counts = _overlaps(one, target, self.labels.count)
                 if batch.unlabelled is not None:
                     counts = counts.masked_fill(batch.unlabelled[stack], 0)
@@ -109,13 +121,14 @@ class TrainingModule(lightning.LightningModule):
         """
         values: dict[str, float] = {}
         means: list[float] = []
+        self._share_validation()
         if self._counts:
-            both, predicted, true = torch.stack(list(self._counts.values())).unbind(1)
+            both, predicted, true = torch.stack([self._counts[case] for case in sorted(self._counts)]).unbind(1)
             per_class = (2 * both / (predicted + true))[:, 1:].nanmean(0)
             values |= dict(zip((f"dice/{name}" for name in self.labels.names), per_class.tolist(), strict=True))
             means.append(per_class.nanmean().item())
         if self._objects:
-            values |= {f"prompted/{kind}": float(np.mean(dice)) for kind, dice in self._objects.items()}
+            values |= {f"prompted/{kind}": math.fsum(dice) / len(dice) for kind, dice in self._objects.items()}
             means.append(float(np.mean([values[f"prompted/{kind}"] for kind in self._objects])))
         self._counts.clear()
         self._objects.clear()
@@ -130,27 +143,20 @@ class TrainingModule(lightning.LightningModule):
             regulated.after_step(self.global_step + 1, self.steps)
 
     def configure_optimizers(self) -> Any:
-        """AdamW on the adaptation, with the rate set for every step (spec of MA-SAM, section 4)."""
-        own = [parameter for parameter in self.segmenter.adaptation.parameters() if parameter.requires_grad]
-        settings = self.settings
-        optimiser = torch.optim.AdamW(own, lr=settings.lr, betas=(0.9, 0.999), weight_decay=settings.weight_decay)
-        warmup = min(settings.warmup, self.steps // 4)
-        total = round(self.steps * settings.horizon)
-
-        def factor(step: int) -> float:
-            return rate(step, 1.0, warmup, total, settings.power)
-
+        """The recipe's optimiser on the adaptation, with the rate set for every step (``voxelsam.train.optim``)."""
+        optimiser = optim.optimiser(self.segmenter.adaptation, self.settings)
+        factor = partial(optim.factor, steps=self.steps, settings=self.settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, factor)
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the frozen backbone out of the file; adds the history and the state of the random generators."""
+        """Keeps the frozen backbone out of the file; adds the history, this epoch's part of it, and random states."""
         own = {name: tensor for name, tensor in checkpoint["state_dict"].items() if ".backbone." not in name}
         checkpoint["state_dict"] = own
         checkpoint["history"] = json.dumps(self.history)
-        checkpoint["random"] = torch.get_rng_state()
-        if torch.cuda.is_available():
-            checkpoint["random_cuda"] = torch.cuda.get_rng_state_all()
+        checkpoint["losses"] = [losses.cpu() for losses in self._losses]
+        cuda = [torch.cuda.get_rng_state()] if self.device.type == "cuda" else []
+        checkpoint["random"] = distributed.gathered((torch.get_rng_state(), cuda))
         if (regulated := self._regulated) is not None:
             checkpoint["regulated"] = regulated.memory()
 
@@ -159,16 +165,26 @@ class TrainingModule(lightning.LightningModule):
         frozen = {name: tensor for name, tensor in self.state_dict().items() if ".backbone." in name}
         checkpoint["state_dict"] |= frozen
         self.history = json.loads(checkpoint["history"])
-        self._random = checkpoint["random"], checkpoint.get("random_cuda")
+        self._losses = list(checkpoint["losses"])
+        rank = distributed.current().rank
+        if rank < len(checkpoint["random"]):
+            self._random = checkpoint["random"][rank]
+        else:
+            torch.manual_seed(mix(self.settings.seed, rank, len(self.history), len(self._losses)))
         if (regulated := self._regulated) is not None:
             regulated.remember(checkpoint["regulated"])
 
-    def on_train_epoch_start(self) -> None:
+    def on_fit_start(self) -> None:
+        """Gives the processes of a new run random streams of their own; the first has that of a lone process."""
+        if not self.trainer.ckpt_path and (rank := distributed.current().rank):
+            torch.manual_seed(mix(self.settings.seed, rank))
+
+    def on_train_batch_start(self, batch: StackBatch, index: int) -> None:
         """Continues the random stream of an interrupted run where it stopped."""
         if self._random is not None:
             torch.set_rng_state(self._random[0])
-            if self._random[1] is not None:
-                torch.cuda.set_rng_state_all(self._random[1])
+            for state in self._random[1]:
+                torch.cuda.set_rng_state(state)
             self._random = None
 
     @property
@@ -190,6 +206,20 @@ class TrainingModule(lightning.LightningModule):
             with torch.no_grad():
                 before = self.segmenter.decode(features).logits
         return ask(kind, batch, settings or self.prompts, rng, self.segmenter.mask_size, before)
+
+    def _share_validation(self) -> None:
+        """Counts and Dice of the whole validation, where each process has seen its share of the stacks."""
+        if distributed.current().size == 1:
+            return
+        shares = distributed.gathered((dict(self._counts), dict(self._objects)))
+        self._counts.clear()
+        self._objects.clear()
+        for counts, objects in shares:
+            for case, own in counts.items():
+                self._counts[case] += own
+            for kind in self.prompts.kinds:
+                self._objects[kind] += objects.get(kind, [])
+        self._objects = defaultdict(list, {kind: dice for kind, dice in self._objects.items() if dice})
 
     def _stacks(self, scores: Scores, batch: StackBatch) -> Float[Tensor, "batch depth classes height width"]:
         return rearrange(scores.logits, "(batch depth) c h w -> batch depth c h w", depth=batch.images.shape[1])
@@ -213,10 +243,12 @@ class TrainingModule(lightning.LightningModule):
         for number in range(1 + self.prompts.corrections):
             scores = self.segmenter.decode(asked, rows.prompts)
             logits = rows.logits(scores).float()
-            loss, ce, dice = object_dice_ce(logits, rows.truth, self.settings.dice_weight)
+            counted = 0 if rows.padding else len(logits)
+            shown, truth = logits[:counted], rows.truth[:counted]
+            loss, ce, dice = object_dice_ce(shown, truth, self.settings.dice_weight)
             if self.prompts.quality and scores.quality is not None:
                 said = scores.quality[torch.arange(len(rows.classes), device=asked.device), rows.classes]
-                loss = loss + self.prompts.quality * quality_error(said.float(), logits, rows.truth)
+                loss = loss + self.prompts.quality * quality_error(said[:counted].float(), shown, truth)
             rounds.append(torch.stack((loss, ce, dice)))
             if number < self.prompts.corrections:
                 rows = rows.corrected(logits.detach(), rng, self.segmenter.mask_size)

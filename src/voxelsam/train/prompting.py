@@ -3,7 +3,8 @@
 A question is either prompt-free (every class at once) or about some objects of each stack. What is asked stands in
 *rows*: one row is one object on one slice, with its prompts and its true mask. Slices without a prompt are no rows,
 because prediction never asks there either. All rows of a question get prompts of one kind, so that their tokens line
-up. Every choice is a function of the generator, so a run can be repeated.
+up. Every choice is a function of the generator, so a run can be repeated; what is chosen for one stack depends on the
+stack's number, and not on the stacks beside it, so that a batch can be divided between processes.
 """
 
 import math
@@ -125,6 +126,10 @@ class Rows:
     truth: Bool[Tensor, "rows height width"]
     """The object on that slice."""
     prompts: PromptBatch
+    stacks: Int[np.ndarray, " rows"]
+    """Number of the stack, which random choices are keyed by."""
+    padding: bool = False
+    """Whether the single row asks about nothing and counts nowhere (``nothing``)."""
 
     def logits(self, scores: Scores) -> Float[Tensor, "rows height width"]:
         """The answer of each row: its class against the background."""
@@ -141,12 +146,17 @@ class Rows:
             rng: draws the clicks, uniformly over what is wrong on a slice, as SAM's training does.
             masks: size (height, width) of mask prompts.
         """
+        key = _key(rng)
+        if self.padding:
+            return self
         old = self.prompts
         points, signs = torch.zeros(len(self.classes), 1, 2), torch.full((len(self.classes), 1), PADDING)
         answer, truth = (logits > 0).numpy(force=True), self.truth.numpy(force=True)
-        for click in simulate.random_error_clicks(answer, truth, rng):
-            points[click.slice, 0] = torch.tensor((click.x, click.y))
-            signs[click.slice, 0] = OBJECT if click.inside else BACKGROUND
+        for number in np.unique(self.stacks):
+            own = np.flatnonzero(self.stacks == number)
+            for click in simulate.random_error_clicks(answer[own], truth[own], _stream(key, number)):
+                points[own[click.slice], 0] = torch.tensor((click.x, click.y))
+                signs[own[click.slice], 0] = OBJECT if click.inside else BACKGROUND
         prompts = PromptBatch(
             torch.cat((old.points, points.to(old.points)), dim=1),
             torch.cat((old.point_labels, signs.to(old.point_labels)), dim=1),
@@ -170,15 +180,18 @@ def ask(
         kind: of the prompts.
         batch: with labels; with instances where objects are instances, and with extents where boxes are 3D.
         settings: what to ask.
-        rng: every choice is drawn from it.
+        rng: every choice is drawn from it; how much is drawn does not depend on the batch.
         masks: size (height, width) of mask prompts.
         before: logits of the prompt-free answer, which a correction corrects.
     """
     count = int(rng.integers(1, settings.points + 1))
+    key = _key(rng)
+    numbers = np.arange(len(batch)) if batch.numbers is None else batch.numbers.numpy(force=True)
+    streams = [_stream(key, number) for number in numbers]
     rows = [
         replace(row, frame=stack * len(truth) + row.frame, class_=class_, number=number)
-        for number, (stack, class_, truth) in enumerate(_objects(batch, settings, rng))
-        for row in _rows(kind, truth, _Known(batch, stack, class_, before), count, settings, rng)
+        for number, (stack, class_, truth) in enumerate(_objects(batch, settings, streams))
+        for row in _rows(kind, truth, _Known(batch, stack, class_, before), count, settings, streams[stack])
     ]
     if not rows:
         return None
@@ -195,7 +208,28 @@ def ask(
             torch.tensor([[row.box] for row in rows], device=device) if kind in ("box", "cuboid") else None,
             shrunk(torch.from_numpy(np.stack(drawn)), masks)[:, None].to(device) if drawn else None,
         ),
+        stacks=numbers[[row.frame // batch.images.shape[1] for row in rows]],
     )
+
+
+def nothing(batch: StackBatch) -> Rows:
+    """One row that counts nowhere: for a process whose stacks show nothing to ask about while others' do."""
+    device = batch.images.device
+    zero = torch.zeros(1, dtype=torch.long, device=device)
+    points = torch.zeros(1, 1, 2, device=device)
+    prompts = PromptBatch(points, torch.full((1, 1), PADDING, device=device), None, None)
+    truth = torch.zeros(1, *batch.images.shape[-2:], dtype=torch.bool, device=device)
+    return Rows(zero, zero, zero, truth, prompts, stacks=np.zeros(1, np.int64), padding=True)
+
+
+def _key(rng: np.random.Generator) -> int:
+    """A number that tells this question, or this round, from all others."""
+    return int(rng.integers(2**63))
+
+
+def _stream(key: int, number: int) -> np.random.Generator:
+    """The random choices about one stack."""
+    return np.random.default_rng([key, number + 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +269,9 @@ class _Known:
         return (logits[:, self.class_] - logits[:, 0]).float().numpy(force=True)
 
 
-def _objects(batch: StackBatch, settings: PromptSection, rng: np.random.Generator) -> Iterator[tuple[int, int, Masks]]:
+def _objects(
+    batch: StackBatch, settings: PromptSection, streams: Sequence[np.random.Generator]
+) -> Iterator[tuple[int, int, Masks]]:
     """Stack, class and mask of each object that is asked about."""
     if batch.target is None:
         raise ValueError("prompts are simulated from labels, but the batch has none")
@@ -245,12 +281,12 @@ def _objects(batch: StackBatch, settings: PromptSection, rng: np.random.Generato
         if settings.per == "instance" and batch.instances is not None:
             numbers = batch.instances[stack].numpy(force=True)
             hidden = np.isin(target, _unlabelled(batch, stack))
-            for number in _some(np.unique(numbers[(numbers > 0) & ~hidden]), settings.objects, rng):
+            for number in _some(np.unique(numbers[(numbers > 0) & ~hidden]), settings.objects, streams[stack]):
                 truth = numbers == number
                 yield stack, int(np.bincount(target[truth]).argmax()), truth
             continue
         shown = np.setdiff1d(target, _unlabelled(batch, stack))
-        for class_ in _some(shown[(shown > 0) & (shown < 255)], settings.objects, rng):
+        for class_ in _some(shown[(shown > 0) & (shown < 255)], settings.objects, streams[stack]):
             yield stack, int(class_), target == class_
 
 

@@ -10,10 +10,17 @@ from typing import Any, Literal
 
 from voxelsam import adapt, config, plugins
 from voxelsam.data.augment import AugmentConfig
+from voxelsam.data.sampling import Sampling
 from voxelsam.errors import ConfigError
 from voxelsam.stacks.intensity import Intensity
 from voxelsam.stacks.plan import StackPlan
 from voxelsam.train.prompting import PromptSection
+
+PARTS = ("encoder", "image_encoder", "prompt_encoder", "decoder")
+"""Parts of an adaptation that can have a rate of their own."""
+
+PROCESSES = ("devices", "nodes", "save_every")
+"""Counts that say how a run is done, and do not change what comes out."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +33,17 @@ class DataSection:
     """The data set's folder."""
     layout: str | None = None
     """Layout plug-in; None asks every plug-in whether it recognises the folder."""
-    fold: int = 0
-    """Which of the data set's splits, or of the folds below."""
+    fold: int | Literal["none"] = 0
+    """Which of the data set's splits, or of the folds below; ``none`` trains on every labelled case and validates on
+    nothing, so that nobody knows how good the model is."""
     folds: int | None = None
-    """Cross-validation by patient with so many folds, in place of what the data set declares; None takes that, or
-    holds out a fifth of the patients where it declares nothing."""
+    """Cross-validation by patient with so many folds, in place of what the data set declares; None takes that. Where
+    it declares nothing, up to 20 patients make folds and a fifth of more is held out (``voxelsam.train.plan``)."""
     channels: tuple[str, ...] | None = None
     """Some of the data set's channels, by name, in the order in which the model gets them; None takes all."""
+    structures: dict[str, tuple[str, ...]] | None = None
+    """Structures to learn, each with the names of the data set's structures or regions that make it up
+    (``adrenals: [left_adrenal, right_adrenal]``); the rest becomes background. None takes all as they are."""
     accept: tuple[str, ...] = ()
     """Checks whose errors do not stop the run, by their codes (``GEO-02``); recorded with it."""
 
@@ -64,27 +75,65 @@ class TrainSection:
     stacks_per_epoch: int | None = None
     """At most so many stacks in an epoch, chosen anew each time; None takes all."""
     batch: int = 2
-    """Stacks per step."""
+    """Stacks per step, over all processes together."""
     accumulate: int = 1
     """Steps whose gradients are added up; batch × accumulate is the effective batch (24 in the paper)."""
+    optimiser: Literal["adamw", "adam", "sgd"] = "adamw"
+    """MA-SAM takes AdamW, Med-SA Adam; ``sgd`` has Nesterov's momentum."""
     lr: float = 8e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Factors on the rate of a part: ``encoder`` (adapters), ``image_encoder``, ``prompt_encoder``, ``decoder``."""
+    layer_decay: float | None = None
+    """Factor on the rate from each block of a trained image encoder to the block before it; None: all the same."""
     weight_decay: float = 0.1
-    """Of AdamW, on everything that is trained."""
+    """On everything that is trained; with ``adam`` and ``sgd`` it is the L2 penalty."""
+    no_decay: bool = False
+    """Whether norms, biases, tokens and positions are left out of the weight decay."""
+    momentum: float = 0.9
+    """Of ``sgd``."""
+    schedule: Literal["poly", "cosine", "constant", "step"] = "poly"
+    """How the rate falls after the warm-up."""
     warmup: int = 250
     """Optimiser steps of linear warm-up."""
     power: float = 7.0
     """Of the polynomial decay."""
     horizon: float = 4 / 3
-    """The decay would reach zero after this multiple of the planned steps (400 / 300 epochs in the paper)."""
+    """``poly`` would reach zero after this multiple of the planned steps (400 / 300 epochs in the paper)."""
+    step_every: int = 10
+    """Epochs between two steps of ``step``."""
+    step_factor: float = 0.5
+    """What each of them multiplies the rate with."""
     dice_weight: float = 0.8
     """Share of the Dice term in the loss; cross-entropy has the rest."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the networks; weights stay in fp32."""
     clip: float | None = None
     """Largest norm of the gradient; None does not clip."""
+    ema: float | None = None
+    """Share that the running average of the weights keeps at each step (0.999); validation and bundles then hold the
+    average. None: the weights themselves."""
+    patience: int | None = None
+    """Validations without a better ``val_dice`` after which the run ends; None: it runs to its last epoch."""
+    keep: Literal["best", "last"] = "best"
+    """What ``best/`` holds: the epoch with the highest ``val_dice``, or the last one. The Dice of a best epoch is too
+    high on the very cases that chose it, the more the fewer they are; the last one is chosen by nobody."""
+    checkpointing: bool = False
+    """Whether blocks of the image encoder are computed again in the backward pass instead of being kept in memory."""
+    loggers: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Where the numbers go beside ``metrics.csv`` and TensorBoard; on this machine unless the tool's own environment
+    says otherwise."""
     seed: int = 1234
     """Of everything random."""
+    devices: int = 1
+    """Processes on this machine, each on a device of its own and with its share of every batch; under ``torchrun`` the
+    processes that it started count."""
+    nodes: int = 1
+    """Machines; more than one are started by ``torchrun``."""
+    shard: bool = False
+    """Whether each process keeps only a part of the frozen image encoder and borrows the rest block by block."""
+    save_every: int | None = None
+    """Steps of the optimiser between two states inside of an epoch; None keeps one at the end of each epoch only."""
     workers: int = 0
     """Processes that cut and augment stacks."""
     device: str = "auto"
@@ -93,13 +142,30 @@ class TrainSection:
     """Epochs between two validations."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "accumulate", "validate_every"):
-            if getattr(self, name) < 1:
+        for name in ("epochs", "batch", "accumulate", "validate_every", "step_every", "patience", *PROCESSES):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be above 0, not {self.lr}")
-        if not 0 <= self.dice_weight <= 1:
-            raise ValueError(f"dice_weight must lie between 0 and 1, not {self.dice_weight}")
+        for name in ("lr", "clip"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0, not {getattr(self, name)}")
+        for name in ("dice_weight", "momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        for name in ("ema", "layer_decay"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, both excluded, not {getattr(self, name)}")
+        if self.keep == "last" and self.patience is not None:
+            raise ValueError(
+                f"patience ({self.patience}) lets the validation choose the end, and keep: last wants nothing to be "
+                "chosen by it; leave out one of them"
+            )
+        if not 0 < self.step_factor <= 1:
+            raise ValueError(f"step_factor must be above 0 and at most 1, not {self.step_factor}")
+        for part, factor in self.rates.items():
+            if part not in PARTS:
+                raise ValueError(f"rates: there is no part {part}; parts are {', '.join(PARTS)}")
+            if not 0 < factor < float("inf"):
+                raise ValueError(f"rates: the factor of {part} must be above 0, not {factor}")
 
 
 @dataclass(frozen=True)
@@ -115,6 +181,7 @@ class Recipe:
     adapt: dict[str, Any] = field(default_factory=lambda: {"name": "ma_sam"})
     """``name`` of the method, and the fields of its configuration."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sampling: Sampling = field(default_factory=Sampling)
     prompts: PromptSection = field(default_factory=PromptSection)
     train: TrainSection = field(default_factory=TrainSection)
 

@@ -1,8 +1,10 @@
-"""The learning rate of every step: a straight warm-up, then a polynomial decay.
+"""The learning rate of every step: a straight warm-up, then a decay (polynomial in MA-SAM).
 
 Steps count from 0. As in MA-SAM's training the rate is renewed after a step, so that the first two steps share the
 first rate and the decay lags one step behind.
 """
+
+import math
 
 
 def rate(step: int, base: float, warmup: int, total: int, power: float) -> float:
@@ -27,3 +29,46 @@ def rate(step: int, base: float, warmup: int, total: int, power: float) -> float
         return base * max(step, 1) / warmup
     decayed = max(step - 1 - warmup, 0)
     return base * float(max(1 - decayed / total, 0.0) ** power)
+
+
+def cosine(step: int, base: float, warmup: int, total: int) -> float:
+    """The same warm-up, then half a wave of a cosine down to zero (Loshchilov and Hutter 2017, arXiv 1608.03983).
+
+    Args:
+        step: number of the step, from 0.
+        base: highest rate.
+        warmup: steps of the warm-up; 0 for none.
+        total: steps of the decay.
+
+    Raises:
+        ValueError: a count is negative, or ``total`` is not positive.
+    """
+    highest = rate(min(step, warmup), base, warmup, total, 1.0)
+    return highest * (1 + math.cos(math.pi * min(max(step - 1 - warmup, 0) / total, 1.0))) / 2
+
+
+def constant(step: int, base: float, warmup: int) -> float:
+    """The same warm-up, then always ``base``.
+
+    Raises:
+        ValueError: a count is negative.
+    """
+    return rate(min(step, warmup), base, warmup, 1, 1.0)
+
+
+def stepped(step: int, base: float, warmup: int, every: int, factor: float) -> float:
+    """The same warm-up; ``base`` is multiplied with ``factor`` after every ``every`` steps.
+
+    Args:
+        step: number of the step, from 0.
+        base: rate before the first fall.
+        warmup: steps of the warm-up; 0 for none.
+        every: steps between two falls, counted from step 0.
+        factor: of each fall.
+
+    Raises:
+        ValueError: a count is negative, or ``every`` is not positive.
+    """
+    if every < 1:
+        raise ValueError(f"needs every >= 1, but got {every}")
+    return float(constant(step, base, warmup) * factor ** (step // every))
