@@ -9,10 +9,11 @@ import hashlib
 import json
 import shutil
 import uuid
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -21,10 +22,12 @@ from torch import Tensor
 
 from voxelsam import adapt, backbones, config
 from voxelsam.errors import ConfigError, LabelError, WeightsError
+from voxelsam.files import write_text
 from voxelsam.model import Segmenter
 from voxelsam.nn.backbone import Backbone
 from voxelsam.stacks.intensity import Intensity
 from voxelsam.stacks.plan import StackPlan
+from voxelsam.stacks.ranges import Ranges
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import Kind
 
@@ -67,6 +70,18 @@ class PromptsLearnt:
 
 
 @dataclass(frozen=True)
+class AugmentLearnt:
+    """Which changed pictures training showed; a model cannot be trusted with others."""
+
+    __pydantic_config__ = config.STRICT
+
+    preset: str = "unknown"
+    """Of the recipe's section ``augment``; older bundles do not say it."""
+    flips: tuple[Literal["rows", "columns"], ...] = ()
+    """Upside down, and left for right."""
+
+
+@dataclass(frozen=True)
 class Description:
     """The contents of ``bundle.json``."""
 
@@ -92,6 +107,12 @@ class Description:
     """Coded terms of structures, where the data set gives its own."""
     training: dict[str, Any] = field(default_factory=dict)
     """How it was trained, for people and for the record: epochs, validation Dice, versions."""
+    training_augment: AugmentLearnt = field(default_factory=AugmentLearnt)
+    """What training showed, which says what test-time augmentation may do."""
+    ranges: Ranges | None = None
+    """What the training scans were like; None in older bundles."""
+    thresholds: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Per quality measure and structure, the value below which validation found bad masks (``judge``)."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +147,7 @@ class Bundle:
 
         Until the new folder is whole the old one stays as it is.
         """
+        mend(folder)
         beside = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         beside.mkdir(parents=True)
         try:
@@ -191,6 +213,29 @@ def load(folder: Path) -> Bundle:
     return Bundle(description, tensors)
 
 
+def judge(folder: Path, thresholds: Mapping[str, Mapping[str, float]]) -> None:
+    """Writes into a bundle below which values of a quality measure a mask of a structure is doubtful.
+
+    The weights, and so the bundle's identity, stay as they are.
+
+    Args:
+        folder: the bundle.
+        thresholds: per measure and structure, as ``voxelsam.infer.trust.thresholds`` finds them on validation cases.
+
+    Raises:
+        WeightsError: the folder is not a bundle, or is damaged.
+        ConfigError: a structure is not one of the bundle's.
+        OutputError: the file cannot be written.
+    """
+    known = load(folder)
+    named = {name for measure in thresholds.values() for name in measure}
+    if strange := sorted(named - set(known.labels.names)):
+        raise ConfigError(f"thresholds for {', '.join(strange)}, but {folder} knows {', '.join(known.labels.names)}")
+    plain = {measure: dict(values) for measure, values in thresholds.items()}
+    record = config.plain(replace(known.description, thresholds=plain))
+    write_text(folder / DESCRIPTION, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+
+
 RANDOM = """
 **The backbone is random** (made from a seed, not pretrained): this bundle shows that the pipeline works; for real use
 train on a SAM checkpoint.
@@ -201,11 +246,14 @@ def card(description: Description) -> str:
     """The bundle for people, as Markdown."""
     backbone, method = description.backbone, description.adapt["name"]
     structures = ", ".join(name for name in Labels.from_json(description.labels).names)
-    random = "" if backbone.weights else RANDOM
+    random = "" if backbone.weights or backbone.name == backbones.NONE else RANDOM
+    frozen = f"`{backbone.name}`, SHA-256 `{backbone.sha256}`; its own licence applies to it"
+    if backbone.name == backbones.NONE:
+        frozen = "none: a whole network, trained from scratch; all its weights are in this bundle"
     return (
-        f"# {method} on {backbone.name}\n{random}\n"
+        f"# {method}{'' if backbone.name == backbones.NONE else f' on {backbone.name}'}\n{random}\n"
         f"Segments: {structures}. Input: {', '.join(description.channels)} ({description.kind}).\n\n"
-        f"- backbone: `{backbone.name}`, SHA-256 `{backbone.sha256}`; its own licence applies to it\n"
+        f"- backbone: {frozen}\n"
         f"- stacks of {description.stack.depth} {description.stack.plane} slices, "
         f"{description.stack.size[0]} × {description.stack.size[1]} pixels\n"
         f"- prompts: {asked(description.prompts)}\n"
@@ -260,6 +308,22 @@ def _fill(adaptation: adapt.Adaptation, tensors: dict[str, Tensor]) -> None:
     if wrong:
         raise WeightsError(f"the bundle's tensors do not fit its description ({len(wrong)}):\n" + "\n".join(wrong[:10]))
     adaptation.load_state_dict(tensors)
+
+
+def mend(folder: Path) -> None:
+    """Tidies up after a process that was killed while it saved a bundle.
+
+    Between two renames the bundle lies beside its place; it is put back. Folders that were only half written go.
+
+    Args:
+        folder: the bundle's place.
+    """
+    left = sorted(folder.parent.glob(f".{folder.name}.{'[0-9a-f]' * 8}*"))
+    for old in left:
+        if old.suffix == ".old" and not folder.exists():
+            old.rename(folder)
+        else:
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def _put(new: Path, place: Path) -> None:

@@ -419,6 +419,41 @@ _OTHERS = (
     ),
 )
 
+_QUALITY = (
+    Check(
+        "QUA-01",
+        "certainty of a mask",
+        "warning",
+        "warning below the threshold that validation gave, else below 0.7",
+        cause="the probabilities within a structure are low, or ensemble members or augmented views disagree about it",
+        fix="look at the mask before you use it; correct it with `voxelsam prompt`, or average several models",
+        why="a mask looks equally sharp whether the model was sure or not",
+        example="liver: expected dice 0.55, below 0.70 (default)",
+    ),
+    Check(
+        "QUA-02",
+        "scans like those of training",
+        "warning",
+        "warning for a spacing 1.5 times or a size 2 times outside the training range, and for intensity quantiles "
+        "more than 0.15 of the model's scale outside",
+        cause="the scan's spacing, number of slices, size or intensities are unlike those of the training scans",
+        fix="check modality, sequence and units; train with scans of this kind if they are meant to be segmented",
+        why="what a model does with scans that it has never seen was never measured, and it may be sure and wrong",
+        example="slices lie 10 mm apart, training had 1 to 1.5 mm (median 1.25)",
+    ),
+    Check(
+        "QUA-03",
+        "volume of a predicted structure",
+        "warning",
+        "warning for a volume 2 times outside the training range, and for a missing structure that every training case "
+        "shows",
+        cause="a predicted structure is far smaller or larger than in every training scan, or is missing",
+        fix="look at the mask: the structure may be cut off, removed, missed, or joined with a neighbour",
+        why="a mask of the wrong organ has the wrong size more often than the wrong certainty",
+        example="spleen has 12 ml, training had 90 to 480 ml (median 210)",
+    ),
+)
+
 _PROMPTS = tuple(
     Check(code, title, "error", "error", cause, fix, why, example)
     for code, title, cause, fix, why, example in (
@@ -490,6 +525,6 @@ _PROMPTS = tuple(
 )
 
 CATALOGUE: dict[str, Check] = {
-    check.code: check for check in (*_GEOMETRY, *_VALUES, *_LABELS, *_SETS, *_DICOM, *_OTHERS, *_PROMPTS)
+    check.code: check for check in (*_GEOMETRY, *_VALUES, *_LABELS, *_SETS, *_DICOM, *_OTHERS, *_QUALITY, *_PROMPTS)
 }
 """Every check, by code."""

@@ -95,6 +95,12 @@ def accepted(code: str) -> bool:
     return watch is not None and code in watch.accepted
 
 
+def accepted_codes() -> frozenset[str]:
+    """Every code that is accepted here, to be accepted in another process too."""
+    watch = _watch.get()
+    return watch.accepted if watch is not None else frozenset()
+
+
 def stops(finding: Finding) -> bool:
     """Whether a finding is an error that is not accepted."""
     return finding.severity == "error" and not (accepted(finding.code) and CATALOGUE[finding.code].acceptable)

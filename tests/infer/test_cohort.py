@@ -1,5 +1,6 @@
 """Many volumes: names, refusals, failures."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -261,6 +262,7 @@ def test_a_first_failure_leaves_no_record_but_a_later_one_does(
     assert sorted(path.name for path in (tmp_path / "out").rglob("*") if path.is_file()) == [
         todo[1].output.name,
         f"{todo[1].id}.png",
+        cohort.TABLE,
         record.FILE,
     ]
 
@@ -283,3 +285,30 @@ def test_a_stride_within_the_stacks(stride: int | None) -> None:
 def test_a_stride_that_leaves_slices_out_is_refused(stride: int) -> None:
     with pytest.raises(ConfigError, match="1 to 3"):
         cohort.check_stride(stride, 3)
+
+
+def test_the_quality_of_every_mask_stands_in_record_and_table(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    todo = cases.tasks(phantom / "imagesTr", tmp_path / "out", 1)
+    predictor = Predictor(bundle.load(trained / "best"), device="cpu", stride=3)
+    with record.recording("predict") as noted:
+        noted.path = cohort.place(todo, tmp_path / "out")
+        first, *_ = cohort.run(predictor, todo[:2], noted=noted)
+    kept = (tmp_path / "out" / cohort.TABLE).read_text()
+    with record.recording("predict") as noted:
+        noted.path = cohort.place(todo, tmp_path / "out")
+        list(cohort.run(predictor, todo, noted=noted))
+    rows = list(csv.DictReader((tmp_path / "out" / cohort.TABLE).open(encoding="utf-8")))
+    assert (tmp_path / "out" / cohort.TABLE).read_text().startswith(kept)
+    assert {row["case"] for row in rows} == {task.id for task in todo}
+    assert {row["structure"] for row in rows} - {""} == set(predictor.labels.names)
+    entries = record.read(tmp_path / "out" / record.FILE)["runs"][0]["cases"]
+    assert first.quality is not None
+    assert entries[first.id]["quality"] == json.loads(json.dumps(first.quality.to_json()))
+    assert entries[first.id]["quality"]["ranges"] == "known"
+    assert {flag.code for flag in first.flags} <= {finding["code"] for finding in entries[first.id].get("findings", [])}
+    assert "message" not in json.dumps(entries[first.id])
+
+
+def test_the_table_of_a_single_mask_has_its_name(tmp_path: Path) -> None:
+    assert cohort.table(tmp_path / "mask.run.json") == tmp_path / "mask.quality.csv"
+    assert cohort.table(tmp_path / "run.json") == tmp_path / "quality.csv"

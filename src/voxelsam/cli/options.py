@@ -22,6 +22,12 @@ GoOn = Annotated[bool, typer.Option("--continue", help="Keep masks that are ther
 Json = Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")]
 Masks = Annotated[Path, typer.Option("-o", "--output", help="Folder for the masks (for one file also a file name).")]
 Model = Annotated[Path, typer.Option("-m", "--model", help="Bundle folder, e.g. run/best.")]
+Models = Annotated[
+    list[Path],
+    typer.Option(
+        "-m", "--model", help="Bundle folder, e.g. run/best, or a folder of folds. Repeat it to average several models."
+    ),
+]
 Precision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="fp32, bf16 or fp16.")]
 Preview = Annotated[bool, typer.Option("--preview", help="Write a picture of each case with its mask.")]
 Scans = Annotated[

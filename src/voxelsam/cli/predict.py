@@ -8,13 +8,16 @@ from voxelsam.cli import options, screen
 
 
 def predict(
-    model: options.Model,
+    model: options.Models,
     source: options.Scans,
     output: options.Masks,
     weights: options.Weights = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
     stride: options.Stride = None,
+    tta: Annotated[
+        bool, typer.Option("--tta/--no-tta", help="Average over views that are safe for the model: three times slower.")
+    ] = False,
     largest: Annotated[
         bool, typer.Option("--largest", help="Keep only the largest connected part of each structure.")
     ] = False,
@@ -33,29 +36,33 @@ def predict(
     as_json: options.Json = False,
 ) -> None:
     """Segment volumes; a mask has exactly the shape and affine of its volume. No labels are needed."""
-    from voxelsam import bundle, record
-    from voxelsam.infer import cases, cohort
+    from voxelsam import record
+    from voxelsam.infer import cases, cohort, ensemble
     from voxelsam.infer.clean import Clean
-    from voxelsam.infer.predictor import Predictor
+    from voxelsam.infer.views import views
 
-    trained = bundle.load(model)
+    trained = ensemble.read(model)
     clean = Clean(largest, smallest)
+    shown = [[view.name for view in views(one.description.training_augment)] for one in trained] if tta else []
     settings = {"stride": stride, "precision": precision, **vars(clean), "series": series, "frame": frame}
+    settings |= {"tta": shown} if tta else {}
     with record.recording("predict", settings | {"device": device}, accept or ()) as run:
-        channels, dotted = len(trained.description.channels), screen.dotted(ending)
+        channels, dotted = len(trained[0].description.channels), screen.dotted(ending)
         todo = cases.tasks(source, output, channels, ending=dotted, series=series, frame=frame, film=film)
-        run.made_by = {"bundle": trained.description.weights_sha256, **settings, "accepted": sorted(accept or ())}
-        run.facts["bundle"] = trained.identity()
-        cohort.check_stride(stride, trained.description.stack.depth)
+        run.made_by = {"bundle": ensemble.made_by(trained), **settings, "accepted": sorted(accept or ())}
+        run.facts["bundle"] = ensemble.identity(trained)
+        cohort.check_stride(stride, min(one.description.stack.depth for one in trained))
         cohort.check_output(todo, output, run.made_by, go_on)
         if dry_run:
             screen.outcomes([{"id": task.id, "output": task.output, "status": "planned"} for task in todo], as_json)
             return
-        predictor = Predictor(trained, weights=weights, device=device, precision=precision, stride=stride, clean=clean)
-        predictor.check_prompt_free()
+        ready = ensemble.build(
+            trained, weights=weights, device=device, precision=precision, stride=stride, clean=clean, tta=tta
+        )
+        ready.check_prompt_free()
         run.path = cohort.place(todo, output)
         extras = cohort.Extras(preview, probabilities)
         with screen.bars() as bar:
-            found = cohort.run(predictor, todo, progress=lambda task: bar(task.id), extras=extras, noted=run)
-            outcomes = list(found)
+            found = cohort.run(ready, todo, progress=lambda task: bar(task.id), extras=extras, noted=run)
+            outcomes = [screen.flagged(outcome) for outcome in found]
     screen.finish(outcomes, as_json)

@@ -1,5 +1,7 @@
 """Many volumes, one model: every mask is written whole or not at all, and a failure stops nothing else."""
 
+import csv
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +12,16 @@ from typing import Any, Literal
 from voxelsam import checks, examine, formats, record
 from voxelsam.checks import Finding
 from voxelsam.errors import ConfigError, OutputError, VoxelSamError
+from voxelsam.files import write_text
 from voxelsam.infer.cases import Task
-from voxelsam.infer.prediction import Prediction, Progress
-from voxelsam.infer.predictor import Predictor
+from voxelsam.infer.prediction import Model, Prediction, Progress
+from voxelsam.infer.quality import FIELDS, Quality
 from voxelsam.preview import save_preview
 from voxelsam.record import Run
 from voxelsam.volumes.volume import Volume
+
+TABLE = "quality.csv"
+"""Name of the table of quality in a folder of masks."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,21 @@ class Outcome:
     """Of the check that failed, if it has one."""
     seconds: float = 0.0
     findings: tuple[Finding, ...] = ()
-    """What the checks noticed, or were told to accept."""
+    """What the checks noticed, or were told to accept; and the flags of the quality."""
+    quality: Quality | None = None
+    """How far the masks can be trusted; None where no mask was made without prompts."""
+
+    @property
+    def flags(self) -> tuple[Finding, ...]:
+        """The findings that say that the masks may be bad."""
+        own = () if self.quality is None else self.quality.findings(self.id)
+        return tuple(finding for finding in self.findings if finding in own)
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**vars(self), "output": str(self.output), "findings": [vars(finding) for finding in self.findings]}
+        findings = [vars(finding) for finding in self.findings]
+        quality = self.quality and self.quality.to_json()
+        return {**vars(self), "output": str(self.output), "findings": findings, "quality": quality}
 
 
 @dataclass(frozen=True)
@@ -55,6 +71,15 @@ Segment = Callable[[Task, Volume, Progress | None], Prediction]
 def place(todo: Sequence[Task], output: Path) -> Path:
     """Where the record of the run lies."""
     return record.path_for(output, folder=todo[0].output != output)
+
+
+def table(record_path: Path) -> Path:
+    """Where the quality of every mask lies: ``quality.csv``, or ``NAME.quality.csv`` beside a single mask.
+
+    Args:
+        record_path: of the record of the run.
+    """
+    return record_path.with_name(record_path.name.removesuffix(record.FILE) + TABLE)
 
 
 def check_stride(stride: int | None, depth: int) -> None:
@@ -101,7 +126,7 @@ def check_output(todo: Sequence[Task], output: Path, made_by: Mapping[str, Any],
 
 
 def run(
-    predictor: Predictor,
+    predictor: Model,
     todo: Sequence[Task],
     *,
     progress: Callable[[Task], Progress] | None = None,
@@ -117,8 +142,8 @@ def run(
         progress: gives the progress callback of a case.
         segment: how a case is segmented; None: by the predictor, without prompts.
         extras: what is written beside the masks.
-        noted: the record of the run; it is written before the first mask and again at the end. A run that makes no
-            mask leaves none.
+        noted: the record of the run; it is written before the first mask and again at the end, and the table of
+            quality after every mask. A run that makes no mask leaves none.
     """
     status = "interrupted"
     try:
@@ -128,7 +153,9 @@ def run(
                 files = {} if outcome.status == "kept" else _digest(task.images)
                 code = {"code": outcome.code} if outcome.code else {}
                 seconds = round(outcome.seconds, 2)
-                noted.case(task.id, outcome.status, outcome.findings, seconds=seconds, **code, **files)
+                quality = {} if outcome.quality is None else {"quality": outcome.quality.to_json()}
+                noted.case(task.id, outcome.status, outcome.findings, seconds=seconds, **code, **files, **quality)
+                _tabulate(outcome, noted)
             if number == len(todo) - 1:
                 status = "done"
             yield outcome
@@ -138,7 +165,7 @@ def run(
 
 
 def _one(
-    predictor: Predictor,
+    predictor: Model,
     task: Task,
     progress: Callable[[Task], Progress] | None,
     segment: Segment | None,
@@ -150,10 +177,9 @@ def _one(
     begin = perf_counter()
     with checks.watching(where=task.id) as watch:
         try:
-            channels = len(predictor.bundle.description.channels)
-            volume = task.read(channels)
-            about = examine.measure(task.id, volume, kind=predictor.bundle.description.kind)
-            checks.settle(examine.case(about, depth=predictor.plan.depth, told=examine.READING))
+            volume = task.read(len(predictor.channels))
+            about = examine.measure(task.id, volume, kind=predictor.kind)
+            checks.settle(examine.case(about, depth=predictor.depth, told=examine.READING))
             _check_target(task, volume)
             told = progress(task) if progress else None
             wanted = extras.probabilities
@@ -172,7 +198,23 @@ def _one(
             code = error.code if isinstance(error, VoxelSamError) else ""
             reason, seconds = str(error) or type(error).__name__, perf_counter() - begin
             return Outcome(task.id, task.output, "failed", reason, code, seconds, tuple(watch.findings))
-    return Outcome(task.id, task.output, "done", "", "", perf_counter() - begin, tuple(watch.findings))
+        quality = prediction.quality
+        watch.findings += [] if quality is None else quality.findings(task.id)
+    return Outcome(task.id, task.output, "done", "", "", perf_counter() - begin, tuple(watch.findings), quality)
+
+
+def _tabulate(outcome: Outcome, noted: Run) -> None:
+    """Puts the quality of a case into the table beside the record; rows of other cases stay."""
+    if outcome.quality is None or noted.path is None:
+        return
+    path = table(noted.path)
+    earlier = list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.is_file() else []
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FIELDS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(row for row in earlier if row.get("case") != outcome.id)
+    writer.writerows(outcome.quality.rows(outcome.id))
+    write_text(path, text.getvalue())
 
 
 def _check_target(task: Task, volume: Volume) -> None:

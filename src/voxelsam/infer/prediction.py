@@ -4,13 +4,16 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import UInt8
 
 from voxelsam.errors import OutputError
 from voxelsam.formats import write_labels, write_volume
-from voxelsam.volumes.volume import LabelMap, Volume
+from voxelsam.infer.quality import Quality
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.volume import Kind, LabelMap, Volume
 
 Progress = Callable[[int, int], None]
 """Called with (slices done, slices in all)."""
@@ -25,6 +28,8 @@ class Prediction:
     volume: Volume
     probabilities: UInt8[np.ndarray, "structures i j k"] | None = None
     """Of each structure in the order of the label table, 255 is certain; None where they were not asked for."""
+    quality: Quality | None = None
+    """How far the masks can be trusted; None for an answer to prompts."""
 
     def save(self, path: str | Path) -> None:
         """Writes the label map with the shape and affine of the volume.
@@ -62,3 +67,42 @@ class Prediction:
             name: bare.with_name(f"{bare.name}_{re.sub(r'[^A-Za-z0-9.-]+', '_', name)}.nii.gz")
             for name in self.labels.labels.names
         }
+
+
+class Model(Protocol):
+    """What segments volumes without prompts: one trained model, or several that are averaged."""
+
+    @property
+    def labels(self) -> Labels:
+        """Names and values of the structures."""
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels that a volume must have, in order."""
+
+    @property
+    def kind(self) -> Kind:
+        """Modality of the training scans."""
+
+    @property
+    def depth(self) -> int:
+        """Slices of a stack; the most that a member has."""
+
+    def check_prompt_free(self) -> None:
+        """Refuses a model that always needs a prompt.
+
+        Raises:
+            ConfigError: the model was trained with prompts only.
+        """
+
+    def __call__(self, volume: Volume, progress: Progress | None = None, *, probabilities: bool = False) -> Prediction:
+        """Segments a volume.
+
+        Args:
+            volume: with the channels that the model takes.
+            progress: told after every finished slice.
+            probabilities: keep those of each structure too, one byte per voxel.
+
+        Raises:
+            InputError: the volume has another number of channels.
+        """

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -17,9 +16,11 @@ from voxelsam.adapt import Foldable, merged
 from voxelsam.bundle import Bundle
 from voxelsam.device import find
 from voxelsam.errors import ConfigError, InputError
+from voxelsam.infer.average import SliceAnswer, average
 from voxelsam.infer.clean import EVERYTHING, Clean
 from voxelsam.infer.prediction import Prediction, Progress
 from voxelsam.infer.session import Image, Session
+from voxelsam.infer.views import PLAIN, View, views
 from voxelsam.model import Segmenter
 from voxelsam.nn.decoder import Scores
 from voxelsam.nn.prompt_encoder import PromptBatch
@@ -28,7 +29,8 @@ from voxelsam.stacks.cut import cut
 from voxelsam.stacks.frame import scores_to_slice
 from voxelsam.stacks.merge import Merger
 from voxelsam.types import Pixels
-from voxelsam.volumes.volume import LabelMap, Volume
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.volume import Kind, Volume
 
 __all__ = ["Precision", "Prediction", "Predictor", "Progress", "load"]
 
@@ -47,6 +49,8 @@ class Predictor:
             depth encodes every slice once, which is as many times faster and less accurate.
         batch: stacks per pass.
         clean: which parts of a structure stay in an answer without prompts.
+        tta: test-time augmentation: an answer without prompts is the mean over the views that are safe for the model
+            (``voxelsam.infer.views``), which takes as many times longer.
 
     Raises:
         WeightsError: the backbone's checkpoint is missing or is not the one of the training.
@@ -62,15 +66,37 @@ class Predictor:
         stride: int | None = None,
         batch: int = 1,
         clean: Clean = EVERYTHING,
+        tta: bool = False,
     ) -> None:
         self.bundle = trained
         self.clean = clean
         self.device = find(device)
         self.precision: Precision = precision
         self.batch = batch
+        self.views = views(trained.description.training_augment) if tta else (PLAIN,)
         stack = trained.description.stack
         self.plan = stack if stride is None else replace(stack, stride=stride)
         self.segmenter = _folded(trained.segmenter(weights)).to(self.device)
+
+    @property
+    def labels(self) -> Labels:
+        """Names and values of the structures."""
+        return self.bundle.labels
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels that a volume must have, in order."""
+        return self.bundle.description.channels
+
+    @property
+    def kind(self) -> Kind:
+        """Modality of the training scans."""
+        return self.bundle.description.kind
+
+    @property
+    def depth(self) -> int:
+        """Slices of a stack."""
+        return self.plan.depth
 
     @property
     def prompt_free(self) -> bool:
@@ -82,7 +108,6 @@ class Predictor:
         """Whether the model was trained to answer prompts."""
         return bool(self.bundle.description.prompts.kinds)
 
-    @torch.inference_mode()
     def __call__(self, volume: Volume, progress: Progress | None = None, *, probabilities: bool = False) -> Prediction:
         """Segments a volume without prompts.
 
@@ -97,25 +122,15 @@ class Predictor:
         """
         self.check_prompt_free()
         self.check(volume)
-        placement = self.plan.placement(volume.grid)
-        data = placement.bring(volume.data)
-        classes = np.empty(data.shape[1:], np.uint8)
-        kept = np.empty((self.bundle.labels.count - 1 if probabilities else 0, *data.shape[1:]), np.uint8)
-        for number, scores in self._slices(data):
-            classes[:, :, number] = scores.argmax(0).T.to(torch.uint8).numpy(force=True)
-            if probabilities:
-                kept[..., number] = rearrange((scores[1:] * 255).round().to(torch.uint8), "c h w -> c w h").numpy(
-                    force=True
-                )
-            if progress:
-                progress(number + 1, data.shape[3])
-        values = self.bundle.labels.from_classes(placement.restore(classes))
-        made = LabelMap(values, volume.grid, self.bundle.labels, volume.source, self.bundle.author)
-        restored = None
-        if probabilities:
-            back = Placement(placement.target, placement.source)
-            restored = np.rint(back.bring(kept)).astype(np.uint8)
-        return Prediction(self.clean(made), volume, restored)
+        return average([self], volume, self.bundle.author, self.clean, progress, probabilities=probabilities)
+
+    def placement(self, volume: Volume) -> Placement:
+        """The way from a volume's grid to the slices that the model is shown.
+
+        Raises:
+            GeometryError: the grid cannot be seen in the model's plane.
+        """
+        return self.plan.placement(volume.grid)
 
     def open(self, image: Image | None = None, **settings: Any) -> Session:
         """A session that segments by prompts.
@@ -176,27 +191,46 @@ class Predictor:
         boxes, masks = (None if part is None else part.to(self.device) for part in (prompts.boxes, prompts.masks))
         return PromptBatch(prompts.points.to(self.device), prompts.point_labels.to(self.device), boxes, masks)
 
-    def _slices(self, data: Pixels) -> Iterator[tuple[int, Float[Tensor, "classes height width"]]]:
-        """Averaged probabilities of each canonical slice, in order; memory grows with the stack, not the volume."""
+    @torch.inference_mode()
+    def slices(self, data: Pixels) -> Iterator[SliceAnswer]:
+        """Averaged probabilities of each canonical slice, in order; memory grows with the stack, not the volume.
+
+        Args:
+            data: the canonical volume.
+        """
         scale = self.bundle.description.intensity.measure(data)
         frame = self.plan.frame((data.shape[2], data.shape[1]))
-        merger = Merger(data.shape[3], self.plan)
+        mergers = [Merger(data.shape[3], self.plan) for _ in self.views]
+        heads = [Merger(data.shape[3], self.plan) for _ in self.views]
         starts = self.plan.starts(data.shape[3])
         for begin in range(0, len(starts), self.batch):
             some = starts[begin : begin + self.batch]
-            stacks = torch.stack([cut(data, self.plan, start, scale) for start in some])
-            for first, scores in zip(some, self._scores(stacks), strict=True):
-                merger.add(first, scores)
-                for number, mean in merger.done():
-                    yield number, scores_to_slice(mean[None], frame)[0]
+            stacks = torch.stack([cut(data, self.plan, start, scale) for start in some]).to(self.device)
+            answers = [self._scores(stacks, view) for view in self.views]
+            for place, first in enumerate(some):
+                for merger, head, (probabilities, estimates) in zip(mergers, heads, answers, strict=True):
+                    merger.add(first, probabilities[place])
+                    if estimates is not None:
+                        head.add(first, estimates[place])
+                for slices in zip(*(merger.done() for merger in mergers), strict=True):
+                    maps = scores_to_slice(torch.stack([mean for _, mean in slices]), frame)
+                    said = [ready[1][:, 0, 0] for head in heads if (ready := next(head.done(), None))]
+                    yield SliceAnswer(maps, torch.stack(said).mean(0) if said else None)
 
     def _scores(
-        self, stacks: Float[Tensor, "batch depth 3 height width"]
-    ) -> Float[Tensor, "batch depth classes height width"]:
+        self, stacks: Float[Tensor, "batch depth 3 height width"], view: View
+    ) -> tuple[Float[Tensor, "batch depth classes height width"], Float[Tensor, "batch depth classes 1 1"] | None]:
+        """Probabilities, and the decoder's estimates of the IoU where it was trained to give them."""
+        shown, estimates = view.there(stacks), None
         with self._arithmetic():
-            logits = self.segmenter(stacks.to(self.device))
-        probabilities: Tensor = logits.float().softmax(2)
-        return probabilities
+            if self.bundle.description.prompts.quality:
+                scores = self.segmenter.decode(self.segmenter.encode(shown))
+                logits = rearrange(scores.logits, "(b d) c h w -> b d c h w", d=self.plan.depth)
+                if scores.quality is not None:
+                    estimates = rearrange(scores.quality.float(), "(b d) c -> b d c 1 1", d=self.plan.depth)
+            else:
+                logits = self.segmenter(shown)
+        return view.back(logits.float().softmax(2)), estimates
 
     def _arithmetic(self) -> AbstractContextManager[object]:
         half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)

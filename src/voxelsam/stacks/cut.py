@@ -38,6 +38,8 @@ class StackBatch:
     stack's first; NaN where the scan does not show the class."""
     unlabelled: Bool[Tensor, "batch classes"] | None = None
     """Classes that nobody looked for in the case: their pixels are drawn as background. None: all were looked for."""
+    numbers: Int[Tensor, " batch"] | None = None
+    """Number of each stack in its data set, for choices that must not depend on what else is in the batch."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -62,6 +64,7 @@ class StackBatch:
             instances=maybe(self.instances),
             extents=maybe(self.extents),
             unlabelled=maybe(self.unlabelled),
+            numbers=maybe(self.numbers),
         )
 
 
