@@ -10,7 +10,7 @@ import warnings
 import typer
 
 from voxelsam import __version__
-from voxelsam.cli import demo, doctor, evaluate, fix, info, predict, prompt, pull, push, split, train
+from voxelsam.cli import compare, demo, doctor, evaluate, fix, info, plan, predict, prompt, pull, push, split, train
 from voxelsam.cli.screen import complain, warn
 from voxelsam.errors import VoxelSamError
 
@@ -25,10 +25,12 @@ app = typer.Typer(
 app.command("doctor")(doctor.doctor)
 app.command("fix")(fix.fix)
 app.command("split")(split.split)
+app.command("plan")(plan.plan)
 app.command("train")(train.train)
 app.command("predict")(predict.predict)
 app.command("prompt")(prompt.prompt)
 app.command("evaluate")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("pull")(pull.pull)
 app.command("push")(push.push)
 app.command("info")(info.info)

@@ -1,11 +1,14 @@
 """``voxelsam evaluate``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from voxelsam.cli import options, screen
+
+if TYPE_CHECKING:
+    from voxelsam.evaluate.scores import Report
 
 
 def evaluate(
@@ -14,14 +17,51 @@ def evaluate(
         Path | None, typer.Option("-i", "--input", help="Folder of predicted masks, or one mask.")
     ] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="summary.json; a CSV goes beside it.")] = None,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", help="HTML page: tables, intervals, box plots; with a data set as reference pictures."
+        ),
+    ] = None,
     fold: Annotated[
         int | None,
         typer.Option(help="Only the validation cases of this fold; with --interactive 0 where there are folds."),
     ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            help="Metrics and their definitions: default, or those of published tables: ma_sam, med_sa, nnunet, samed, "
+            "left_atrium, chaos."
+        ),
+    ] = "default",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="HD, HD95, HD95_pooled, ASSD, ASD, NSD, RVE, RAVD, VD, lesions, multi_threshold; repeatable. Takes "
+            "the place of the preset's; Dice and IoU are always there.",
+        ),
+    ] = None,
+    tolerance: Annotated[float | None, typer.Option(help="Of NSD, in mm (pixels, voxels). Default: 2.")] = None,
+    units: Annotated[
+        Literal["mm", "voxel"] | None, typer.Option(help="What distances count. Default: the preset's, else mm.")
+    ] = None,
     empty: Annotated[
-        Literal["nan", "one", "zero"],
-        typer.Option(help="Score of a structure that neither mask has; nan leaves it out."),
-    ] = "nan",
+        Literal["nan", "one", "zero"] | None,
+        typer.Option(help="Score of a structure that neither mask has; nan leaves it out. Default: the preset's."),
+    ] = None,
+    penalty: Annotated[
+        Literal["none", "diagonal"] | None,
+        typer.Option(help="Distance of a structure that only one mask has; none leaves it out."),
+    ] = None,
+    match: Annotated[
+        Literal["overlap", "iou"] | None,
+        typer.Option("--lesion-match", help="A lesion is found by one common voxel, or by IoU from 0.1, one to one."),
+    ] = None,
+    smallest: Annotated[
+        float | None, typer.Option("--smallest-lesion", help="Parts below this size, in mm³, are no lesions.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that score side by side.")] = 1,
     allow_missing: Annotated[bool, typer.Option(help="List missing predictions as failures, do not stop.")] = False,
     accept: options.Accept = None,
     interactive: Annotated[
@@ -45,19 +85,33 @@ def evaluate(
     """Compare masks with references, geometry first; or, with --interactive, measure what prompts gain."""
     from voxelsam import record
     from voxelsam.errors import ConfigError
-    from voxelsam.evaluate import run
+    from voxelsam.evaluate import presets, run
     from voxelsam.layouts import open_dataset
 
     if interactive:
         if model is None or predictions is not None:
             raise ConfigError("--interactive prompts a model (-m BUNDLE) and takes no predictions (-i)")
+        if page is not None:
+            raise ConfigError("--report goes with predictions (-i), not with --interactive")
         _interactive(model, weights, references, fold, output, ways, clicks, per, device, accept, as_json)
         return
     if predictions is None or model is not None:
         raise ConfigError("which masks? give them with -i; or prompt a model with --interactive -m BUNDLE")
+    if page is not None and page.suffix != ".html":
+        raise ConfigError(f"--report: the page is a file that ends in .html, but {page} does not")
     against: Path | dict[str, run.Reference] = references
     labels = None
-    choices = {"fold": fold, "empty": empty, "allow_missing": allow_missing}
+    chosen = presets.changed(
+        presets.preset_of(preset),
+        metrics=metrics,
+        tolerance=tolerance,
+        units=units,
+        empty=empty,
+        penalty=penalty,
+        match=match,
+        smallest_lesion=smallest,
+    )
+    choices = {"fold": fold, "allow_missing": allow_missing, "preset": chosen.plain()}
     with record.recording("evaluate", choices, accept or ()) as noted:
         if fold is not None:
             dataset = open_dataset(references)
@@ -69,16 +123,39 @@ def evaluate(
                 predictions,
                 against,
                 labels=labels,
-                empty=empty,
                 out=output,
                 allow_missing=allow_missing,
                 progress=lambda done, total, case: advance(done, total),
+                preset=chosen,
+                workers=workers,
             )
         if output is not None:
             run.note(report, noted, output)
+    if page is not None:
+        _write(page, report, predictions, references)
     screen.scores(report, as_json)
     if report.failures:
         raise typer.Exit(1)
+
+
+def _write(page: Path, report: "Report", predictions: Path, references: Path) -> None:
+    """The page; images and patients are known where the reference is a data set."""
+    from voxelsam.evaluate import report as pages
+    from voxelsam.layouts import open_dataset, recognising
+
+    cases = []
+    if predictions.is_dir() and recognising(references):
+        dataset = open_dataset(references)
+        cases = [*dataset.train, *dataset.test]
+    pages.page(
+        page,
+        report,
+        images={case.id: case.images for case in cases},
+        title=f"{predictions.absolute().name} against {references.absolute().name}",
+        facts={"predictions": str(predictions), "reference": str(references), "metrics": report.preset.name},
+        groups={case.id: case.group for case in cases if case.group != case.id},
+        references={case.id: case for case in cases},
+    )
 
 
 def _interactive(

@@ -71,11 +71,22 @@ def empty_rule(name: str) -> Empty:
     return _NAMES[name]
 
 
-def count(prediction: Bool[np.ndarray, "*axes"], reference: Bool[np.ndarray, "*axes"]) -> Counts:
-    """Voxels of two masks of the same shape."""
+def count(
+    prediction: Bool[np.ndarray, "*axes"],
+    reference: Bool[np.ndarray, "*axes"],
+    counted: Bool[np.ndarray, "*axes"] | None = None,
+) -> Counts:
+    """Voxels of two masks of the same shape.
+
+    Args:
+        prediction: voxels of the class.
+        reference: the same.
+        counted: voxels that take part, all others being in neither mask; None for all.
+    """
     tp = int(np.count_nonzero(prediction & reference))
     predicted, present = int(np.count_nonzero(prediction)), int(np.count_nonzero(reference))
-    return Counts(tp, predicted - tp, present - tp, prediction.size - predicted - present + tp)
+    size = prediction.size if counted is None else int(np.count_nonzero(counted))
+    return Counts(tp, predicted - tp, present - tp, size - predicted - present + tp)
 
 
 def dice(prediction: Bool[np.ndarray, "*axes"], reference: Bool[np.ndarray, "*axes"], *, empty: str = "nan") -> float:

@@ -1,25 +1,125 @@
-"""One HTML page about a training or an evaluation.
+"""One HTML page about a training or an evaluation, complete in itself; see ``render``."""
 
-The page is a single file that shows the same without a network: styles and pictures are inside it, and there are no
-scripts. It follows the reader's light or dark setting and fits a telephone.
-"""
-
-import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
-from importlib.resources import files
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxelsam.evaluate.scores import DEFINITIONS, RULES, Report
-from voxelsam.files import write_text
-from voxelsam.overlay import Overlay
+import numpy as np
 
-_LOSSES = {"train_loss": ("training", "#3b82c4"), "val_loss": ("validation", "#e0662f")}
-_SCORES = ("#16a07a", "#8d62c9", "#c79a1b", "#d0517f", "#5b8f2f", "#3b82c4")
-_INK = "#7d8590"  # readable on white and on black
+from voxelsam.errors import VoxelSamError
+from voxelsam.evaluate import figures, statistics
+from voxelsam.evaluate.render import render
+from voxelsam.evaluate.run import Reference
+from voxelsam.evaluate.scores import DEFINITIONS, RULES, CaseScore, Report
+from voxelsam.evaluate.statistics import LEVEL, Interval
+from voxelsam.evaluate.summary import Summary, is_region
+from voxelsam.files import write_text
+from voxelsam.formats import frames, read, read_labels, read_labels_on
+from voxelsam.layouts import Case, read_label
+from voxelsam.overlay import Overlay, overlay
+
+WORST, BEST = 3, 2
+"""Cases with a picture."""
+MEAN = "mean"
+
+_OVERLAP = ("Dice", "IoU")
+_BOXED = ("Dice", "NSD", "HD95")
+"""Measures with a box plot, where they were measured."""
+_LENGTHS = ("HD", "HD95", "HD95_pooled", "ASSD", "ASD")
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """A quality flag of one structure in one case, and how good the mask really is."""
+
+    case: str
+    structure: str
+    flag: str
+    """Its name, such as ``agreement``."""
+    value: float
+    """NaN where it has none."""
+    dice: float
+    """Against the reference; NaN where not defined."""
+
+
+@dataclass(frozen=True)
+class MeasureRow:
+    """One measure of one class, or its mean over classes."""
+
+    name: str
+    interval: Interval
+    undefined: int
+    """Cases in which a mask has the class, but the measure has no value."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One column of the table of measures."""
+
+    title: str
+    definition: str
+    rows: tuple[MeasureRow, ...]
+    digits: int
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How well a quality flag knows where masks are bad."""
+
+    name: str
+    correlation: float
+    """Spearman's, with Dice; NaN where there is too little to tell."""
+    count: int
+    """Structures of cases with both values."""
+    png: bytes | None
+
+
+def page(
+    path: Path,
+    report: Report | None,
+    *,
+    images: Mapping[str, Sequence[Path]] | None = None,
+    title: str,
+    facts: Mapping[str, str] | None = None,
+    curve: Sequence[Mapping[str, float | None]] = (),
+    notes: Sequence[str] = (),
+    quality: Sequence[QualityRow] | None = None,
+    groups: Mapping[str, str] | None = None,
+    references: Mapping[str, Reference] | None = None,
+) -> None:
+    """Writes the page, with pictures of the worst and the best cases where their images are known.
+
+    A case whose picture cannot be drawn is named in the notes with the reason.
+
+    Args:
+        path: As in ``write_html``.
+        report: As in ``write_html``.
+        images: Image files of cases by id; the first is shown.
+        title: As in ``write_html``.
+        facts: As in ``write_html``.
+        curve: As in ``write_html``.
+        notes: As in ``write_html``.
+        quality: Flags of structures against their Dice.
+        groups: As in ``write_html``.
+        references: Cases of a data set by id, which know how their labels are read; else the label's file is read.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    overlays, missing = _overlays(report, images, references or {}) if report and images else ([], [])
+    write_html(
+        path,
+        title=title,
+        report=report,
+        curve=curve,
+        overlays=overlays,
+        facts=facts,
+        notes=[*notes, *missing],
+        quality=quality or (),
+        groups=groups,
+    )
 
 
 def write_html(
@@ -31,6 +131,8 @@ def write_html(
     overlays: Sequence[Overlay] = (),
     facts: Mapping[str, str] | None = None,
     notes: Sequence[str] = (),
+    quality: Sequence[QualityRow] = (),
+    groups: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the page; parts that are not given are left out.
 
@@ -43,72 +145,148 @@ def write_html(
         overlays: pictures.
         facts: names and values, such as the data set and the number of trained parameters.
         notes: sentences that the reader should know, such as warnings.
+        quality: flags of structures against their Dice.
+        groups: the patient of each case, where known; others are patients of their own.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"score": _score, "inline": _inline}
-    template = environment.from_string(files(__package__).joinpath("report.html.jinja").read_text(encoding="utf-8"))
-    drawn = draw_curve(curve)
-    page = template.render(
+    measures = _measures(report, groups) if report and report.cases else {}
+    text = render(
+        "report.html.jinja",
         title=title,
         report=report,
         worst_first=_case_rows(report) if report else [],
-        curve=drawn,
+        dice=_dice_limits(report, measures) if report else {},
+        measures=[measure for name, measure in measures.items() if name not in _OVERLAP],
+        boxes=_boxes(report, measures) if report else [],
+        curve=figures.curve(curve),
         overlays=overlays,
+        quality=correlations(quality),
         facts=facts or {},
         notes=notes,
         definitions=DEFINITIONS,
         rules=RULES,
-        version=version("voxelsam"),
+        level=LEVEL,
+        unit="patients" if groups else "cases",
     )
-    write_text(path, page)
+    write_text(path, text)
 
 
-def draw_curve(curve: Sequence[Mapping[str, float | None]]) -> bytes | None:
-    """Losses and scores over epochs as a PNG file on a clear ground; None if there is nothing to draw."""
-    losses = {key: line for key in _LOSSES if (line := _line(curve, key))}
-    names = sorted({key for row in curve for key in row if key.startswith("val_") and key not in _LOSSES})
-    scores = {key: line for key in names if (line := _line(curve, key))}
-    panels = [part for part in (losses, scores) if part]
-    if not panels:
-        return None
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6 * len(panels), 3.1), layout="constrained", facecolor="none")
-    for axes, part in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        for number, (key, line) in enumerate(part.items()):
-            name, colour = _LOSSES.get(key, (key.removeprefix("val_"), _SCORES[number % len(_SCORES)]))
-            marker = "o" if len(line) < 25 else ""
-            axes.plot(*zip(*line, strict=True), color=colour, label=name, linewidth=1.8, marker=marker, markersize=3)
-        _dress(axes, "loss" if part is losses else "validation score", unit=part is scores)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=130, transparent=True, metadata={"Software": None})
-    return file.getvalue()
+def correlations(rows: Sequence[QualityRow]) -> list[Flag]:
+    """Each flag with its rank correlation to true Dice, and a picture of it."""
+    found = []
+    for name in dict.fromkeys(row.flag for row in rows):
+        chosen = [row for row in rows if row.flag == name and math.isfinite(row.value) and math.isfinite(row.dice)]
+        values, dices = (np.array([getattr(row, key) for row in chosen], float) for key in ("value", "dice"))
+        points: dict[str, list[tuple[float, float]]] = {}
+        for row in chosen:
+            points.setdefault(row.structure, []).append((row.value, row.dice))
+        correlation = statistics.spearman(values, dices)
+        shown = "" if math.isnan(correlation) else f": Spearman’s correlation {correlation:.2f}"
+        found.append(Flag(name, correlation, len(chosen), figures.scatter(points, f"{name}{shown}", name, "true Dice")))
+    return found
 
 
-def _dress(axes: Any, name: str, *, unit: bool) -> None:
-    """Colours that can be read on any ground."""
-    axes.set_facecolor("none")
-    axes.set_title(name, color=_INK, fontsize=10, loc="left")
-    axes.set_xlabel("epoch", color=_INK, fontsize=9)
-    axes.tick_params(colors=_INK, labelsize=8)
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.grid(color=_INK, alpha=0.25, linewidth=0.6)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(_INK)
-    axes.set_ylim(bottom=0, top=1.02 if unit else None)
-    axes.legend(frameon=False, labelcolor=_INK, fontsize=8)
+def shown(report: Report) -> list[CaseScore]:
+    """Cases that get a picture: the worst, then the best, each with a defined score."""
+    ordered = [case for case in report.worst_first() if not math.isnan(report.case_dice(case))]
+    worst = ordered[:WORST]
+    return worst + [case for case in ordered[-BEST:] if case not in worst]
 
 
-def _line(curve: Sequence[Mapping[str, float | None]], key: str) -> list[tuple[float, float]]:
-    """Epochs and values where there is one."""
-    rows = [(row.get("epoch"), row.get(key)) for row in curve]
-    return [(x, y) for x, y in rows if x is not None and y is not None and math.isfinite(y)]
+def _overlays(
+    report: Report, images: Mapping[str, Sequence[Path]], references: Mapping[str, Reference]
+) -> tuple[list[Overlay], list[str]]:
+    """Pictures, and for each that cannot be drawn why."""
+    found, missing = [], []
+    for number, case in enumerate(shown(report)):
+        if not images.get(case.case):
+            missing.append(f"No picture of {case.case}: its image is not known.")
+            continue
+        try:
+            png = _drawn(report, case, images[case.case][0], references.get(case.case, case.reference))
+        except VoxelSamError as error:
+            missing.append(f"No picture of {case.case}: {error}")
+            continue
+        rank = "among the worst" if number < WORST else "among the best"
+        note = f"{rank}, mean Dice {report.case_dice(case):.3f}; filled: prediction, lines: reference"
+        found.append(Overlay(case.case, png, note))
+    return found, missing
+
+
+def _drawn(report: Report, case: CaseScore, image: Path, reference: Reference) -> bytes:
+    volume = read(image, frame=0 if frames(image) > 1 else None)
+    if isinstance(reference, Case):
+        truth = read_label(reference, report.labels)
+    else:
+        truth = read_labels(reference, report.labels)
+    return overlay(volume, truth, read_labels_on(case.prediction, truth.grid, report.labels))
+
+
+def _measures(report: Report, groups: Mapping[str, str] | None) -> dict[str, Measure]:
+    """Every measure by its name: classes, regions, and the mean over classes, all from the same resamples."""
+    summary = Summary.of(report.to_json(), "the evaluation")
+    rows = (*report.classes, *report.regions)
+    labels = [str(row.value) for row in rows]
+    cases = list(summary.scores)
+    names = summary.metrics
+    wide = len(labels)
+    single = [column for column, label in enumerate(labels) if not is_region(label)]
+    table = np.concatenate([summary.table(name, cases, labels) for name in names], axis=1)
+    together = [[wide * number + column for column in single] for number in range(len(names))]
+    patients = [groups.get(case, case) for case in cases] if groups else None
+    found = statistics.means(table, patients, together)
+    absent = np.array(
+        [[bool(summary.voxels[case].get(label, {}).get("both_empty", True)) for label in labels] for case in cases]
+    )
+    measures = {}
+    for number, name in enumerate(names):
+        part = slice(wide * number, wide * (number + 1))
+        missing = (np.isnan(table[:, part]) & ~absent).sum(axis=0).tolist()
+        each = [
+            MeasureRow(row.name, interval, count)
+            for row, interval, count in zip(rows, found[part], missing, strict=True)
+        ]
+        overall = found[wide * len(names) + number]
+        each.append(MeasureRow(MEAN, overall, sum(missing[column] for column in single)))
+        title = f"{name.replace('_', ' ')} ({report.unit})" if name in _LENGTHS else name.replace("_", " ")
+        measures[name] = Measure(title, summary.definitions.get(name, ""), tuple(each), _digits(name))
+    return measures
+
+
+def _digits(name: str) -> int:
+    return 2 if name in (*_LENGTHS, "VD") else 1 if name in ("RVE", "RAVD") else 3
+
+
+def _dice_limits(report: Report, measures: Mapping[str, Measure]) -> dict[str, Interval]:
+    """Intervals of Dice by label, and of the mean."""
+    labels = [*(str(row.value) for row in (*report.classes, *report.regions)), MEAN]
+    if "Dice" not in measures:
+        return dict.fromkeys(labels, Interval(math.nan, math.nan, math.nan, 0, 0))
+    return {label: row.interval for label, row in zip(labels, measures["Dice"].rows, strict=True)}
+
+
+def _boxes(report: Report, measures: Mapping[str, Measure]) -> list[bytes]:
+    """A picture per measure that is worth one."""
+    summary = Summary.of(report.to_json(), "the evaluation") if measures else None
+    pictures = []
+    for name in _BOXED:
+        if summary is None or name not in measures:
+            continue
+        table = summary.table(name, list(summary.scores), [str(row.value) for row in report.classes])
+        items = [
+            figures.Box(
+                row.name, "", table[:, column].tolist(), _hexadecimal(report.labels.colour(int(str(row.value))))
+            )
+            for column, row in enumerate(report.classes)
+        ]
+        pictures.append(figures.boxes(items, measures[name].title))
+    return [picture for picture in pictures if picture]
+
+
+def _hexadecimal(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
 def _case_rows(report: Report) -> list[dict[str, Any]]:
@@ -124,11 +302,3 @@ def _case_rows(report: Report) -> list[dict[str, Any]]:
         }
         for case in report.worst_first()
     ]
-
-
-def _score(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.3f}"
-
-
-def _inline(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"

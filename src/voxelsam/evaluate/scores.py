@@ -1,9 +1,9 @@
 """What an evaluation found: scores of cases and classes, and their files.
 
 ``summary.json`` has the keys of nnU-Net's (``metric_per_case``, ``mean``, ``foreground_mean``; labels by value, as
-text, regions by the tuple of their values) and more beside them. It is strict JSON: what is not a number is null.
-``summary.csv`` has one row per case and class or region. Regions stand beside the classes and take no part in means
-over classes, because a voxel would count several times.
+text, regions by the tuple of their values) and more beside them; what is counted per lesion stands under ``lesions``.
+It is strict JSON: what is not a number is null. ``summary.csv`` has one row per case and class or region. Regions stand
+beside the classes and take no part in means over classes, because a voxel would count several times.
 """
 
 import csv
@@ -11,14 +11,16 @@ import io
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
 
+from voxelsam.evaluate.measures import PENALTIES, MeasureScore, Unit, definitions, heading, nested, over_cases
 from voxelsam.evaluate.metrics import Counts, Empty
+from voxelsam.evaluate.presets import DEFAULT, Preset
 from voxelsam.files import write_text
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.pair import TOLERANCE_MM
@@ -53,6 +55,10 @@ class CaseScore:
     """Largest distance of the two grids' corners in mm."""
     counts: Mapping[Value, Counts]
     """Voxels of each foreground class, by label value, and of each region."""
+    measures: Mapping[Value, Mapping[str, float]] = field(default_factory=dict)
+    """Beside overlap: values by name (``HD95``, ``lesion_F1``, see ``measures``), NaN where undefined."""
+    unit: Unit = "mm"
+    """Of distances."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,10 @@ class ClassScore:
     """Cases with a defined score."""
     both_empty: int
     """Cases that have the class in neither mask."""
+    one_empty: int = 0
+    """Cases that have the class in exactly one mask."""
+    measures: Mapping[str, MeasureScore] = field(default_factory=dict)
+    """Beside overlap, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +102,22 @@ class Report:
     failures: tuple[Failure, ...] = ()
     extra: tuple[str, ...] = ()
     """Predictions that have no reference."""
+    preset: Preset = DEFAULT
+    """What was measured, and how; its rule for absent structures is ``empty``."""
+
+    @cached_property
+    def measured(self) -> tuple[str, ...]:
+        """Names of what was measured beside overlap, each once."""
+        return tuple(dict.fromkeys(name for case in self.cases for each in case.measures.values() for name in each))
+
+    @cached_property
+    def unit(self) -> str:
+        """Unit of the distances: mm, px or voxel; several, where cases differ."""
+        return ", ".join(sorted({case.unit for case in self.cases})) or "mm"
+
+    def heading(self, name: str) -> str:
+        """A measure's name with its unit, for the head of a table."""
+        return heading(name, self.preset, self.unit)
 
     @cached_property
     def classes(self) -> tuple[ClassScore, ...]:
@@ -135,6 +161,8 @@ class Report:
             iou=self.mean_iou,
             cases=len(self.cases),
             both_empty=sum(row.both_empty for row in self.classes),
+            one_empty=sum(row.one_empty for row in self.classes),
+            measures={name: self._over_classes(name) for name in self.measured},
         )
         return [*rows, asdict(mean)]
 
@@ -145,8 +173,15 @@ class Report:
             "mean": {str(row.value): self._mean_json(row) for row in (*self.classes, *self.regions)},
             "foreground_mean": self._foreground_json(),
             "labels": self.labels.to_json(),
-            "definitions": DEFINITIONS,
-            "empty": {"rule": self.empty, "meaning": RULES[self.empty]},
+            "definitions": DEFINITIONS | nested(definitions(self.measured, self.preset, self.unit)),
+            "empty": {
+                "rule": self.empty,
+                "meaning": RULES[self.empty],
+                "penalty": self.preset.penalty,
+                "penalty_meaning": PENALTIES[self.preset.penalty],
+            },
+            "units": self.unit,
+            "preset": self.preset.plain(),
             "geometry": {
                 "tolerance_mm": TOLERANCE_MM,
                 "largest_displacement_mm": max((case.displacement for case in self.cases), default=0.0),
@@ -160,13 +195,16 @@ class Report:
     def to_csv(self) -> str:
         """The content of ``summary.csv``; an undefined score is an empty field."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [*_identity("", "", 0), *_scores(Counts(0, 0, 0, 0), self.empty), "empty_rule"])
+        rules = {"unit": self.unit, "empty_rule": self.empty, "penalty": self.preset.penalty}
+        overlap = _scores(Counts(0, 0, 0, 0), self.empty)
+        writer = csv.DictWriter(text, [*_identity("", "", 0), *overlap, *self.measured, *rules])
         writer.writeheader()
         names = {row.value: row.name for row in (*self.classes, *self.regions)}
         for case in self.cases:
             for value, counts in case.counts.items():
-                scores = {key: "" if _undefined(score) else score for key, score in _scores(counts, self.empty).items()}
-                writer.writerow(_identity(case.case, names[value], value) | scores | {"empty_rule": self.empty})
+                scores = _scores(counts, self.empty) | dict(case.measures.get(value, {}))
+                shown = {key: "" if _undefined(score) else score for key, score in scores.items()}
+                writer.writerow(_identity(case.case, names[value], value) | shown | rules | {"unit": case.unit})
         return text.getvalue()
 
     def write(self, out: Path) -> Path:
@@ -184,7 +222,9 @@ class Report:
         return target
 
     def _class(self, name: str, value: Value) -> ClassScore:
-        counts = [case.counts[value] for case in self.cases if value in case.counts]
+        cases = [case for case in self.cases if value in case.counts]
+        counts = [case.counts[value] for case in cases]
+        shown = [case for case, item in zip(cases, counts, strict=True) if not item.both_empty]
         dices = [dice for item in counts if not math.isnan(dice := item.dice(self.empty))]
         return ClassScore(
             value=value,
@@ -195,6 +235,24 @@ class Report:
             iou=_mean(item.iou(self.empty) for item in counts),
             cases=len(dices),
             both_empty=sum(item.both_empty for item in counts),
+            one_empty=sum(not item.both_empty and not (item.predicted and item.present) for item in counts),
+            measures={
+                name: over_cases(
+                    name,
+                    [case.measures.get(value, {}) for case in cases],
+                    [case.measures.get(value, {}) for case in shown],
+                )
+                for name in self.measured
+            },
+        )
+
+    def _over_classes(self, name: str) -> MeasureScore:
+        rows = [row.measures[name] for row in self.classes]
+        return MeasureScore(
+            mean=_mean(row.mean for row in rows),
+            deviation=math.nan,
+            cases=sum(row.cases for row in rows),
+            undefined=sum(row.undefined for row in rows),
         )
 
     def _case_json(self, case: CaseScore) -> dict[str, Any]:
@@ -204,17 +262,30 @@ class Report:
             "prediction_file": str(case.prediction),
             "spacing": list(case.spacing),
             "geometry": {"verdict": "same place", "displacement_mm": case.displacement},
-            "metrics": {str(value): _scores(counts, self.empty) for value, counts in case.counts.items()},
+            "unit": case.unit,
+            "metrics": {
+                str(value): _scores(counts, self.empty) | nested(case.measures.get(value, {}))
+                for value, counts in case.counts.items()
+            },
         }
 
     def _mean_json(self, row: ClassScore) -> dict[str, Any]:
         scores = [_scores(case.counts[row.value], self.empty) for case in self.cases if row.value in case.counts]
         means = {key: _mean(score[key] for score in scores) for key in _COLUMNS}
-        return {"name": row.name, **means, "n_cases": row.cases, "n_both_empty": row.both_empty}
+        return {
+            "name": row.name,
+            **means,
+            **nested({name: item.mean for name, item in row.measures.items()}),
+            "n_cases": row.cases,
+            "n_both_empty": row.both_empty,
+            "n_one_empty": row.one_empty,
+            "n_undefined": nested({name: item.undefined for name, item in row.measures.items()}),
+        }
 
-    def _foreground_json(self) -> dict[str, float]:
+    def _foreground_json(self) -> dict[str, Any]:
         means = [self._mean_json(row) for row in self.classes]
-        return {key: _mean(mean[key] for mean in means) for key in _COLUMNS}
+        measures = nested({name: self._over_classes(name).mean for name in self.measured})
+        return {key: _mean(mean[key] for mean in means) for key in _COLUMNS} | measures
 
 
 _COLUMNS = ("Dice", "IoU", "TP", "FP", "FN", "TN", "n_pred", "n_ref")
