@@ -9,14 +9,20 @@ rate runs through its whole course in every one. What is there already is kept; 
 """
 
 import argparse
+import copy
 import csv
 import json
 import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from voxelsam.train.job import Job
 
 EPOCHS = 10
 SHORT, LONG = 6, 18
@@ -50,7 +56,7 @@ def settings_of(method: str, data: Path) -> dict[str, object]:
 
     images = open_dataset(data).train[0].images
     pictures = images[0].suffix in (".png", ".jpg", ".bmp")
-    settings = config.merge({"train": {"batch": 8 if pictures else 2, "device": "cpu"}}, (METHODS | ABLATIONS)[method])
+    settings = config.merge({"train": {"batch": 8 if pictures else 2, "device": "cpu", "validate_every": 2}}, (METHODS | ABLATIONS)[method])
     place = Path(__file__).with_name("methods.json")
     extra = json.loads(place.read_text("utf-8")).get(data.name.partition("_")[0], {})
     for wanted in ("all", method):
@@ -58,16 +64,26 @@ def settings_of(method: str, data: Path) -> dict[str, object]:
     return settings
 
 
-def fit(data: Path, folder: Path, settings: dict[str, object], stacks: int, epochs: int, seed: int) -> float:
-    """Trains and gives the seconds."""
-    from voxelsam import config
-    from voxelsam.train import job, run
+def fit(ready: "Job", folder: Path, stacks: int, epochs: int) -> float:
+    """Trains a copy of a job in a folder of its own, whose prepared cases all share, and gives the seconds."""
+    import torch
 
-    short = {"train": {"epochs": epochs, "stacks_per_epoch": stacks, "seed": seed}}
-    ready = job.start(data, folder, config.merge(settings, short))
-    run.prepare(ready)
+    from voxelsam.train import run
+
+    train = replace(ready.recipe.train, stacks_per_epoch=stacks, epochs=epochs)
+    job = replace(
+        ready,
+        folder=folder,
+        recipe=replace(ready.recipe, train=train),
+        segmenter=copy.deepcopy(ready.segmenter),
+    )
+    folder.mkdir()
+    (folder.parent / "cache").mkdir(exist_ok=True)
+    (folder / "cache").symlink_to(folder.parent / "cache")
+    run.prepare(job)
+    torch.manual_seed(train.seed)
     begin = time.perf_counter()
-    run.fit(ready)
+    run.fit(job)
     return time.perf_counter() - begin
 
 
@@ -75,19 +91,21 @@ def one(data: Path, method: str, minutes: float, seed: int, folder: Path) -> Non
     """Measures the speed, trains for the minutes, predicts the validation cases, and notes what it took."""
     import torch
 
-    from voxelsam import bundle
+    from voxelsam import bundle, config
     from voxelsam.infer import cohort
     from voxelsam.infer.cases import Task
     from voxelsam.infer.predictor import Predictor
     from voxelsam.layouts import open_dataset
+    from voxelsam.train import job
 
     torch.set_num_threads(1)
     settings = settings_of(method, data)
-    low, high = (fit(data, folder / f"speed{n}", settings, n, 1, seed) for n in (SHORT, LONG))
+    ready = job.start(data, folder / "run", config.merge(settings, {"train": {"seed": seed}}))
+    low, high = (fit(ready, folder / f"speed{n}", n, 1) for n in (SHORT, LONG))
     stack = max((high - low) / (LONG - SHORT), 1e-3)
     beside = max(low - SHORT * stack, 0.0)
     stacks = max(int((minutes * 60 / EPOCHS - beside) / stack), 2)
-    seconds = fit(data, folder / "run", settings, stacks, EPOCHS, seed)
+    seconds = fit(ready, folder / "run", stacks, EPOCHS)
     trained = bundle.load(folder / "run" / "best")
     predictor = Predictor(trained, device="cpu")
     begin = time.perf_counter()

@@ -20,7 +20,9 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from voxelsam import adapt, backbones, bundle, checks, formats
 from voxelsam.bundle import Bundle
@@ -35,6 +37,7 @@ from voxelsam.model import Segmenter
 from voxelsam.prompts import file as prompt_file
 from voxelsam.prompts.prompt import Point, Prompts, Target
 from voxelsam.space.grid import Grid
+from voxelsam.stacks import ranges
 from voxelsam.stacks.intensity import Intensity
 from voxelsam.stacks.plan import StackPlan
 from voxelsam.train import job
@@ -1397,6 +1400,66 @@ def a_misspelt_key(folder: Path, odd: bool) -> Path:
 @row("PRM-08", "error", prompt)
 def prompts_of_another_scan(folder: Path, odd: bool) -> Path:
     return said(folder, shape=[12, 10, 9 if odd else 8])
+
+
+# QUA
+
+
+class Bright(nn.Module):
+    """Takes what is bright for liver, the surer the brighter."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = torch.full((*images.shape[:2], 3, *images.shape[3:]), -50.0)
+        logits[:, :, 0], logits[:, :, 1] = 0, (images[:, :, 0] - 0.5) * 50
+        return logits
+
+
+def trust(place: Place, path: Path) -> Any:
+    """The mask of a model that finds what is bright and knows its training scan, a sound one."""
+    known = place.model.description
+    sound = formats.read(lit(place.folder / "training"))
+    seen = ranges.look(sound.grid, ranges.measure(sound.data), known.stack.plane, known.intensity)
+    learnt = ranges.Ranges.of([seen], [{"liver": 120 * 4.5 / 1000, "spleen": 0.0}])
+    prompts = bundle.PromptsLearnt()
+    model = replace(place.model, description=replace(known, ranges=learnt, prompts=prompts))
+    predictor = Predictor(model, device="cpu", stride=3)
+    predictor.segmenter = Bright()  # type: ignore[assignment]
+    (outcome,) = cohort.run(predictor, cases.tasks(path, place.folder / f"trusted{len(place.accept)}{path.name}", 1))
+    if outcome.status == "failed":
+        raise VoxelSamError(outcome.reason, code=outcome.code)
+    return outcome
+
+
+def lit(folder: Path, level: int = 200, size: int = 4, step: float = 2.0) -> Path:
+    """A dark scan with a block of that brightness."""
+    data = np.full(SHAPE, -100, np.int16)
+    data[2 : 4 + size, 2 : 3 + size, 2 : 2 + size] = level
+    return nifti(folder / "a.nii.gz", data, np.diag([1.5, 1.5, step, 1.0]))
+
+
+def doubted(result: Any) -> None:
+    assert result.status == "done"
+    assert result.flags
+
+
+@row("QUA-01", "warning", trust, passes=doubted)
+def a_structure_that_can_hardly_be_seen(folder: Path, odd: bool) -> Path:
+    return lit(folder, level=53 if odd else 200)
+
+
+@row("QUA-02", "warning", trust, passes=doubted)
+def slices_farther_apart_than_in_training(folder: Path, odd: bool) -> Path:
+    return lit(folder, step=3.5 if odd else 2.0)
+
+
+@row("QUA-02", "warning", trust, passes=doubted)
+def intensities_in_another_unit(folder: Path, odd: bool) -> Path:
+    return lit(folder, level=53 if odd else 200)
+
+
+@row("QUA-03", "warning", trust, passes=doubted)
+def a_structure_far_smaller_than_in_training(folder: Path, odd: bool) -> Path:
+    return lit(folder, size=1 if odd else 4)
 
 
 # The table is true

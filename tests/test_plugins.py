@@ -6,12 +6,15 @@ from types import ModuleType
 
 import pytest
 
-from voxelsam import plugins
+from voxelsam import adapt, plugins
 from voxelsam.errors import ConfigError
 
 
 def test_methods_are_the_files_of_their_folder() -> None:
-    assert plugins.names("adapt") == ("adalora", "decoder_only", "full", "lora", "ma_sam", "med_sa")
+    adapting = {"adalora", "decoder_only", "frozen", "full", "lora", "ma_sam", "med_sa"}
+    whole = {"dynunet", "nnformer", "swin_unetr", "unetr", "ux_net", "vnet"}
+    assert set(plugins.names("adapt")) == adapting | whole
+    assert {name for name in plugins.names("adapt") if not adapt.needs_backbone(name)} == whole
 
 
 def test_a_name_loads_its_module() -> None:
@@ -20,7 +23,7 @@ def test_a_name_loads_its_module() -> None:
 
 @pytest.mark.parametrize("name", ["ma-sam", "", "__init__", "_origin", "ma_sam.py"])
 def test_an_unknown_name_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match="decoder_only, full, lora, ma_sam"):
+    with pytest.raises(ConfigError, match="decoder_only, dynunet, frozen, full, lora, ma_sam"):
         plugins.load("adapt", name)
 
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from voxelsam import backbones, plugins
+from voxelsam.errors import ConfigError, WeightsError
 from voxelsam.nn.backbone import Variant
+from voxelsam.nn.prompt_encoder import PromptBatch
 from voxelsam.nn.seam import EncoderAdaptation, Stack
 
 MODULES = plugins.names("backbones")
 VARIANTS = list(backbones.VARIANTS)
+WITH_WEIGHTS = [name for name in VARIANTS if name != backbones.NONE]
 
 
 class Recorder(EncoderAdaptation):
@@ -66,7 +69,7 @@ def test_names_of_variants_are_unique():
     assert sum(len(load(module).VARIANTS) for module in MODULES) == len(VARIANTS)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_every_block_spec_is_true(name):
     grid = (3, 5)
     backbone, variant = slim(name, grid)
@@ -85,7 +88,7 @@ def test_every_block_spec_is_true(name):
         assert (spec.window == 0) == (block in variant.global_blocks)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_the_points_are_called_in_order_once_per_block(name):
     backbone, variant = slim(name, (2, 3))
     recorder = Recorder()
@@ -94,7 +97,7 @@ def test_the_points_are_called_in_order_once_per_block(name):
     assert [call[:2] for call in recorder.calls] == [(b, point) for b in range(variant.depth) for point in order]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_a_backbone_is_frozen_in_evaluation_mode_and_runs_from_image_to_masks(name):
     backbone, variant = slim(name, (2, 3))
     assert not any(tensor.requires_grad for tensor in backbone.parameters())
@@ -106,7 +109,7 @@ def test_a_backbone_is_frozen_in_evaluation_mode_and_runs_from_image_to_masks(na
     assert scores.logits.isfinite().all()
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_what_is_saved_is_found_again(name, tmp_path):
     backbone, variant = slim(name, (2, 3))
     torch.save(backbone.state_dict(), tmp_path / "x.pth")
@@ -121,3 +124,24 @@ def test_pixel_statistics_are_given_for_0_to_255(name):
     variant = backbones.VARIANTS[name]
     assert all(0 <= value < 255 for value in variant.pixel_mean)
     assert all(1 < value <= 255 for value in variant.pixel_std)
+
+
+def test_no_backbone_has_no_weights_takes_any_size_and_refuses_prompts(tmp_path):
+    backbone, report = backbones.obtain("none", None, (31, 17))
+    assert backbone.image_size == (31, 17)
+    assert dict(backbone.state_dict()) == {}
+    assert (report.sha256, report.loaded, report.initialised) == ("", (), ())
+    assert report.lines() == ("no backbone: the whole network is trained from scratch",)
+    assert backbone.prompt_encoder(None, frames=3).sparse.shape == (3, 0, 0)
+    with pytest.raises(ConfigError, match="answers no prompts"):
+        backbone.prompt_encoder(PromptBatch(torch.zeros(1, 1, 2), torch.ones(1, 1)), frames=1)
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "x.pth")
+    with pytest.raises(ConfigError, match="has no weights"):
+        backbones.obtain("none", tmp_path / "x.pth")
+
+
+def test_a_checkpoint_is_never_taken_for_no_backbone(tmp_path):
+    torch.save(backbones.build("sam-tiny").state_dict(), tmp_path / "tiny.pth")
+    assert backbones.variant_of(None, tmp_path / "tiny.pth").name == "sam-tiny"
+    with pytest.raises(WeightsError, match="holds sam-tiny, but medsam was asked for"):
+        backbones.load(tmp_path / "tiny.pth", "medsam")

@@ -1,16 +1,20 @@
-"""Numbers of single objects beside labels."""
+"""Prepared cases: numbers of single objects beside labels, and folders that are whole or not there."""
 
+import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from voxelsam.data.cache import Prepared, Store, read_case
+from voxelsam.data import cache
+from voxelsam.data.cache import Prepared, Store, classes_shown, damage_of, read_case
 from voxelsam.data.loader import Stacks
-from voxelsam.errors import GeometryError, InputError, LabelError
+from voxelsam.errors import GeometryError, InputError, InputWarning, LabelError, OutputError
 from voxelsam.formats import write_labels
 from voxelsam.layouts import Case, Dataset
 from voxelsam.space.grid import Grid
@@ -132,3 +136,144 @@ def test_voxels_that_nobody_labelled_may_have_no_number(tmp_path: Path) -> None:
 def test_a_case_without_a_label_is_named(dataset: Dataset) -> None:
     with pytest.raises(InputError, match="case a has no label"):
         read_case(replace(dataset.train[0], label=None), dataset.labels, 3)
+
+
+# Whole or not there
+
+
+def folders(root: Path) -> list[Path]:
+    return sorted(root.iterdir()) if root.is_dir() else []
+
+
+def test_two_that_prepare_one_case_at_once_both_get_it(dataset, tmp_path, monkeypatch) -> None:
+    together = Barrier(2, timeout=60)
+    settle = cache._settle
+
+    def both(folder: Path, place: Path) -> None:
+        together.wait()
+        settle(folder, place)
+
+    monkeypatch.setattr(cache, "_settle", both)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: opened(dataset, tmp_path / "cache"), range(2))
+    np.testing.assert_array_equal(first.label, second.label)
+    np.testing.assert_array_equal(first.image, second.image)
+    assert len(folders(tmp_path / "cache")) == 1
+
+
+def test_one_that_comes_late_leaves_the_whole_folder_of_the_other(dataset, tmp_path, monkeypatch) -> None:
+    settle = cache._settle
+
+    def late(folder: Path, place: Path) -> None:
+        monkeypatch.setattr(cache, "_settle", settle)
+        opened(dataset, tmp_path / "cache")
+        (place / "mine").touch()
+        settle(folder, place)
+
+    monkeypatch.setattr(cache, "_settle", late)
+    opened(dataset, tmp_path / "cache")
+    (place,) = folders(tmp_path / "cache")
+    assert (place / "mine").is_file()
+
+
+def shorten(place: Path) -> None:
+    with (place / cache.IMAGE).open("r+b") as file:
+        file.truncate(200)
+
+
+def lose(place: Path) -> None:
+    (place / cache.LABEL).unlink()
+
+
+def scribble(place: Path) -> None:
+    (place / cache.RECORD).write_text("{")
+
+
+def empty(place: Path) -> None:
+    (place / cache.SHOWN).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (shorten, "image.npy has 200 bytes, not"),
+        (lose, "missing"),
+        (scribble, "record.json"),
+        (empty, "shown.npy has 0"),
+    ],
+)
+def test_a_damaged_folder_is_named_and_prepared_again(dataset, tmp_path, harm, said) -> None:
+    before = opened(dataset, tmp_path / "cache")
+    label, image = np.array(before.label), np.array(before.image)
+    (place,) = folders(tmp_path / "cache")
+    assert damage_of(place) == ""
+    harm(place)
+    with pytest.warns(InputWarning, match=rf"{place.name}: .*{said}.*; the case is prepared again"):
+        again = opened(dataset, tmp_path / "cache")
+    np.testing.assert_array_equal(again.label, label)
+    np.testing.assert_array_equal(again.image, image)
+    assert folders(tmp_path / "cache") == [place]
+    assert damage_of(place) == ""
+    opened(dataset, tmp_path / "cache")
+
+
+def test_a_damaged_folder_whose_source_is_gone_is_an_error_and_stays(dataset, tmp_path) -> None:
+    opened(dataset, tmp_path / "cache")
+    (place,) = folders(tmp_path / "cache")
+    shorten(place)
+    case = dataset.train[0]
+    state = case.images[0].stat()
+    case.images[0].write_bytes(b"x" * state.st_size)
+    os.utime(case.images[0], ns=(state.st_atime_ns, state.st_mtime_ns))
+    with pytest.warns(InputWarning, match="prepared again"), pytest.raises(InputError, match=case.images[0].name):
+        opened(dataset, tmp_path / "cache")
+    assert damage_of(place)
+
+
+@pytest.mark.parametrize(
+    "trouble", [OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), OSError("90000 requested and 512 written")]
+)
+@pytest.mark.parametrize("file", [cache.IMAGE, cache.LABEL, cache.SHOWN])
+def test_a_full_disk_is_said_and_leaves_nothing(dataset, tmp_path, monkeypatch, trouble, file) -> None:
+    save = np.save
+
+    def full(target, values) -> None:
+        if target.name.endswith(file):
+            target.write(b"half")
+            raise trouble
+        save(target, values)
+
+    monkeypatch.setattr(cache.np, "save", full)
+    with pytest.raises(
+        OutputError, match=r"cannot write the prepared case .*a-.*(No space left on device|512 written); free space"
+    ):
+        opened(dataset, tmp_path / "cache")
+    assert folders(tmp_path / "cache") == []
+    monkeypatch.undo()
+    assert opened(dataset, tmp_path / "cache").label.any()
+
+
+def test_a_place_that_is_no_folder_is_said(dataset, tmp_path) -> None:
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(OutputError, match="cannot write the prepared case"):
+        opened(dataset, tmp_path / "cache")
+
+
+def test_a_prepared_case_of_another_format_is_prepared_again(dataset, tmp_path, monkeypatch) -> None:
+    opened(dataset, tmp_path / "cache")
+    monkeypatch.setattr(cache, "FORMAT", cache.FORMAT + 1)
+    opened(dataset, tmp_path / "cache")
+    assert len(folders(tmp_path / "cache")) == 2
+
+
+def test_each_slice_says_which_classes_it_shows() -> None:
+    label = np.zeros((4, 3, 3), np.uint8)
+    label[0, 0, 1], label[1, 1, 1], label[:, :, 2] = 2, 255, 1
+    np.testing.assert_array_equal(classes_shown(label, 4), [[1, 0, 0, 0], [1, 0, 1, 0], [0, 1, 0, 0]])
+
+
+def test_a_prepared_case_knows_what_its_slices_show(dataset, tmp_path) -> None:
+    assert dataset.labels is not None
+    prepared = opened(dataset, tmp_path / "cache")
+    np.testing.assert_array_equal(prepared.shown, classes_shown(np.array(prepared.label), dataset.labels.count))
+    assert prepared.shown.tolist() == [[True, True]]

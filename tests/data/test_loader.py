@@ -11,7 +11,8 @@ import torch
 from voxelsam.data import cache
 from voxelsam.data.augment import Augment, AugmentConfig
 from voxelsam.data.cache import Prepared, Store
-from voxelsam.data.loader import Order, Stacks, collate, loader, mix
+from voxelsam.data.loader import Order, StackError, Stacks, collate, loader, mix
+from voxelsam.data.sampling import Sampling
 from voxelsam.errors import InputError
 from voxelsam.formats import read, read_labels
 from voxelsam.layouts import Case, Dataset, open_dataset
@@ -74,18 +75,6 @@ def test_a_changed_file_is_prepared_again(phantom: Path, tmp_path: Path) -> None
     shutil.copy(second.label, first.label)
     shutil.copy(second.images[0], first.images[0])
     assert not np.array_equal(store.open(first).label, before)
-
-
-def test_nothing_is_left_of_a_preparation_that_fails(
-    store: Store, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(cache.np, "save", full)
-    with pytest.raises(OSError, match="No space"):
-        store.open(dataset.train[0])
-    assert list(store.folder.iterdir()) == []
 
 
 def test_a_case_without_a_label_is_refused(store: Store, dataset: Dataset) -> None:
@@ -185,3 +174,97 @@ def test_3d_boxes_are_those_of_the_whole_scan(cases: list[Prepared], dataset: Da
         corners = np.array([[columns.min(), rows.min()], [columns.max(), rows.max()]])
         (left, top), (right, bottom) = batch.frames[0].to_model(corners)
         assert (x0, y0, x1, y1) == pytest.approx((left, top, right, bottom), abs=1.5)
+
+
+# Which stacks, and what they show
+
+
+def test_what_a_stack_shows_is_what_its_target_shows(cases: list[Prepared]) -> None:
+    stacks = Stacks(cases, StackPlan(depth=3, size=(36, 40), plane="axial", edge="reflect"))
+    shown = stacks.shown()
+    assert shown.classes.shape[0] == len(stacks)
+    for position, (number, start) in enumerate(stacks.stacks):
+        assert shown.cases[position] == number
+        slices = cases[number].label[:, :, list(stacks.plan.slices(start, cases[number].slices))]
+        assert np.flatnonzero(shown.classes[position]).tolist() == np.unique(slices).tolist()
+
+
+def test_the_default_sampling_is_the_order_that_it_always_was(cases: list[Prepared]) -> None:
+    stacks = Stacks(cases, PLAN)
+    assert list(Order.of(stacks, Sampling(), 7, 9)) == list(Order(len(stacks), 7, 9))
+    expected = np.arange(len(stacks))
+    np.random.default_rng([7, 0]).shuffle(expected)
+    assert [position for _, position in Order.of(stacks, Sampling(), 7)] == expected.tolist()
+
+
+def test_a_sampled_order_is_a_function_of_seed_and_epoch(cases: list[Prepared]) -> None:
+    stacks = Stacks(cases, PLAN)
+    wish = Sampling(balance=1, cases="equal")
+    order, resumed = (Order.of(stacks, wish, 7, 12) for _ in range(2))
+    epochs = []
+    for epoch in range(4):
+        order.set_epoch(epoch)
+        epochs.append(list(order))
+    resumed.set_epoch(3)
+    assert list(resumed) == epochs[3] != epochs[2]
+    assert len(order) == len(epochs[0]) == 12
+
+
+def test_a_stack_that_comes_again_is_changed_in_another_way(cases: list[Prepared]) -> None:
+    stacks = Stacks(cases, PLAN, Augment(AugmentConfig()), seed=4)
+    first, again = stacks[0, 3], stacks[0, 3 + len(stacks)]
+    assert first.cases == again.cases
+    assert torch.equal(first.first, again.first)
+    assert not torch.equal(first.images, again.images)
+    plain = Stacks(cases, PLAN)
+    assert torch.equal(plain[0, 3].images, plain[0, 3 + len(stacks)].images)
+
+
+def test_reversed_slices_are_reversed_in_everything(cases: list[Prepared], dataset: Dataset) -> None:
+    assert dataset.labels is not None
+
+    class Reversing(Augment):
+        def reverses(self, seed: int) -> bool:
+            return True
+
+    settings = AugmentConfig("none")
+    plain = Stacks(cases, PLAN, Augment(settings), classes=dataset.labels.count)[0, 4]
+    turned = Stacks(cases, PLAN, Reversing(settings), classes=dataset.labels.count)[0, 4]
+    assert not torch.equal(plain.images, turned.images)
+    assert torch.equal(plain.images.flip(1), turned.images)
+    assert plain.target is not None
+    assert turned.target is not None
+    assert torch.equal(plain.target.flip(1), turned.target)
+    assert plain.extents is not None
+    assert turned.extents is not None
+    assert torch.equal(plain.extents[..., :4], turned.extents[..., :4])
+    assert torch.equal(PLAN.depth - 1 - plain.extents[..., 5], turned.extents[..., 4])
+    assert torch.equal(PLAN.depth - 1 - plain.extents[..., 4], turned.extents[..., 5])
+
+
+# What goes wrong
+
+
+class Bad(Augment):
+    """Refuses every stack."""
+
+    def __call__(self, images: torch.Tensor, target: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        raise InputError("the image holds no numbers", code="VAL-01")
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_stack_that_cannot_be_cut_names_its_case(cases: list[Prepared], workers: int) -> None:
+    stacks = Stacks(cases, PLAN, Bad(AugmentConfig("none")))
+    name = cases[0].id
+    with pytest.raises(InputError) as caught:
+        list(loader(stacks, Order(len(stacks)), 2, workers=workers))
+    assert str(caught.value) == f"case {name}, stack from slice -1 (from 0): the image holds no numbers"
+    assert isinstance(caught.value, StackError)
+
+
+def test_a_bug_keeps_its_class_and_names_the_case(cases: list[Prepared], monkeypatch: pytest.MonkeyPatch) -> None:
+    stacks = Stacks(cases, PLAN)
+    monkeypatch.setattr("voxelsam.data.loader.cut", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        stacks[0, 1]
+    assert caught.value.__notes__ == [f"while cutting case {cases[0].id}, stack from slice 0 (from 0)"]

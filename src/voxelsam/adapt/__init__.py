@@ -6,6 +6,10 @@ adaptation's ``encoder`` at five points (``voxelsam.nn.seam``), and a part that 
 the adaptation owns. So the state dict of the backbone stays the public checkpoint, and the state dict of the
 adaptation is exactly what has to be saved.
 
+A method that brings a whole network of its own says so by a third name, ``needs_backbone = False``. It is built for
+the backbone ``none``, its network stands as the adaptation's image encoder, and it answers no prompts. A method that
+trains nothing says ``trains = False``.
+
 The decoders of all methods share one call, ``decoder(features, dense_pe, prompts) -> Scores``, whose logits are
 ``frames classes height width`` at the size of the model input. Classes count the background, which is channel 0;
 soft-max runs over the channels.
@@ -23,12 +27,24 @@ from voxelsam.adapt._regulated import Regulated
 from voxelsam.config import parse
 from voxelsam.errors import ConfigError
 from voxelsam.nn.backbone import Backbone
+from voxelsam.nn.no_backbone import NoBackbone
 from voxelsam.nn.prompt_encoder import PromptEncoder
 from voxelsam.nn.seam import EncoderAdaptation
 from voxelsam.nn.vit import SamEncoder
 from voxelsam.plugins import load
 
-__all__ = ["Adaptation", "Foldable", "Method", "Origin", "Regulated", "build", "config_of", "merged"]
+__all__ = [
+    "Adaptation",
+    "Foldable",
+    "Method",
+    "Origin",
+    "Regulated",
+    "build",
+    "config_of",
+    "merged",
+    "needs_backbone",
+    "trains",
+]
 
 Statistics = tuple[tuple[float, float, float], tuple[float, float, float]]
 """Mean and standard deviation of the three input channels, on the scale where pixels run from 0 to 1."""
@@ -99,6 +115,24 @@ def config_of(name: str) -> type:
     return _method(name).Config
 
 
+def needs_backbone(name: str) -> bool:
+    """Whether a method adapts a backbone; if not, it brings a whole network of its own.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    return bool(getattr(_method(name), "needs_backbone", True))
+
+
+def trains(name: str) -> bool:
+    """Whether a method trains anything; if not, its model is ready as soon as it is built, and answers prompts only.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    return bool(getattr(_method(name), "trains", True))
+
+
 def build(name: str, config: Mapping[str, Any] | object, backbone: Backbone, classes: int) -> Adaptation:
     """A fresh adaptation of a backbone.
 
@@ -109,9 +143,13 @@ def build(name: str, config: Mapping[str, Any] | object, backbone: Backbone, cla
         classes: output channels, the background included.
 
     Raises:
-        ConfigError: no such method, a configuration that is not its own or not valid, or fewer than two classes.
+        ConfigError: no such method, a configuration that is not its own or not valid, a backbone for a method that
+            needs none or none for one that does, or fewer than two classes.
     """
     method = _method(name)
+    if needs_backbone(name) == isinstance(backbone, NoBackbone):
+        wanted = "adapts a SAM backbone" if needs_backbone(name) else "is a whole network and needs the backbone none"
+        raise ConfigError(f"{name} {wanted}, but {backbone.variant.name} came")
     if classes < 2:
         raise ConfigError(f"classes count the background, so there are at least 2, but {classes} came")
     if isinstance(config, Mapping):

@@ -29,6 +29,7 @@ from voxelsam.nn.backbone import Backbone, Variant
 
 __all__ = [
     "FILES",
+    "NONE",
     "SEEDED",
     "VARIANTS",
     "BackboneModule",
@@ -42,6 +43,9 @@ __all__ = [
 
 SEEDED = ("sam-tiny",)
 """Variants that are made from a seed and have no checkpoint."""
+
+NONE = "none"
+"""The variant of methods that bring a whole network of their own: no weights at all."""
 
 FILES = IN_A_FOLDER
 """Files that make a folder a checkpoint."""
@@ -96,10 +100,12 @@ def load(
 
     Raises:
         WeightsError: the file is missing, is no checkpoint, is one of another model, or does not fit.
-        ConfigError: there is no variant of that name.
+        ConfigError: there is no variant of that name, or it is ``none``.
     """
     if variant is None and name is not None:
         _module_of(name)
+    if name == NONE:
+        raise ConfigError(f"the backbone none has no weights, but {path} was given")
     file = checkpoint_file(Path(path))
     raw, beside = read_tensors(file)
     module, rename = _dialect_of(raw, file)
@@ -176,7 +182,7 @@ def _seeded(name: str | None) -> str:
     if name is None:
         raise ConfigError(f"which backbone? give a checkpoint, or the name of one that needs none: {', '.join(SEEDED)}")
     _module_of(name)
-    if name not in SEEDED:
+    if name not in (*SEEDED, NONE):
         raise WeightsError(f"{name} without its checkpoint would be random: give the checkpoint file")
     return name
 
@@ -184,10 +190,11 @@ def _seeded(name: str | None) -> str:
 def fingerprint(backbone: Backbone) -> str:
     """SHA-256 that tells which weights a backbone was made from, whatever image size it was resized to.
 
-    That of the file for a loaded one, that of the tensors at their own image size for sam-tiny, and that of the
-    present tensors for another random one.
+    That of the file for a loaded one, that of the tensors at their own image size for sam-tiny, that of the present
+    tensors for another random one, and nothing where there are no tensors.
     """
-    return backbone.source_sha256 or digest(backbone.state_dict())
+    tensors = backbone.state_dict()
+    return backbone.source_sha256 or (digest(tensors) if tensors else "")
 
 
 def _module_of(name: str) -> BackboneModule:
@@ -217,7 +224,7 @@ def _fitting(tensors: Mapping[str, Tensor], variants: Iterable[Variant]) -> list
 def _expected(name: str, tensors: Mapping[str, Tensor], file: Path) -> Variant:
     """The variant that was asked for; another one that the tensors fit instead is named in the message."""
     if problems(tensors, VARIANTS[name]):
-        for other in _fitting(tensors, VARIANTS.values()):
+        for other in _fitting(tensors, (variant for variant in VARIANTS.values() if variant.name != NONE)):
             raise WeightsError(f"{file} holds {other.name}, but {name} was asked for; give the other file or name")
     return VARIANTS[name]
 

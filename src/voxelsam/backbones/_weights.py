@@ -52,6 +52,8 @@ class LoadReport:
 
     def lines(self) -> tuple[str, ...]:
         """A summary for people."""
+        if self.path is None and not self.initialised:
+            return ("no backbone: the whole network is trained from scratch",)
         if self.path is None:
             return (f"{self.variant}, random from a seed (SHA-256 {self.sha256[:12]}…)",)
         text = [

@@ -25,7 +25,8 @@ def demo(
             job = tour.prepare(data, output, settings or [], bar)
             run.note(job, noted)
         screen.job(job)
-        run.fit(job, bar=screen.err.is_terminal, told=screen.epoch)
+        with screen.training(job.labels.names) as live:
+            run.fit(job, told=screen.epoch, live=live, noted=noted)
         with screen.bars() as bar:
             for line in tour.finish(job, output, bar):
                 screen.out.print(line, markup=False)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from voxelsam import checks, examine
-from voxelsam.backbones import SEEDED
+from voxelsam.backbones import NONE, SEEDED
 from voxelsam.checks import Finding
 from voxelsam.data.cache import read_case
 from voxelsam.errors import InputError
@@ -21,11 +21,16 @@ from voxelsam.layouts import Case, Dataset
 from voxelsam.nn.backbone import Variant
 from voxelsam.space.orientation import PLANES, Plane, plane_of
 from voxelsam.space.placement import canonical
+from voxelsam.stacks import ranges
+from voxelsam.stacks.ranges import Quantiles
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import Kind
 
 DEPTH = 5
 """Slices per stack (MA-SAM's number)."""
+
+WHOLE_DEPTH = 32
+"""Most slices per stack of a whole network (its networks halve a stack up to five times)."""
 
 LONGEST_SIDE = 512
 """Most pixels on the longer side of the model's input (MA-SAM's image size); smaller backbones take their own."""
@@ -49,6 +54,10 @@ class CaseFacts:
     """What the files themselves say; pictures of 8 bits are the ones whose values run from 0 to 255."""
     alone: bool = False
     """A lone picture, not a volume."""
+    image: Quantiles = ()
+    """Per channel: quantiles of all voxels, at ``voxelsam.stacks.ranges.LEVELS``."""
+    itemsize: int = 4
+    """Bytes of one value of the image as it is read."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +141,9 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
     size = _size(fingerprint, plane, variant)
     spacing = np.median([case.spacings[plane] for case in fingerprint.cases], axis=0)
     slices = [case.sizes[plane][2] for case in fingerprint.cases]
-    depth = 1 if fingerprint.pictures else DEPTH
+    whole = variant.name == NONE
+    middle = int(np.ceil(np.median(slices)))
+    depth = 1 if fingerprint.pictures else min(WHOLE_DEPTH, middle) if whole else DEPTH
     reasons = {
         "stack.plane": f"plane {plane}: slices {spacing[2]:.3g} mm apart, "
         f"pixels {spacing[0]:.3g} × {spacing[1]:.3g} mm (median)",
@@ -140,6 +151,11 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
         f"longer side {max(size)} for {variant.name}",
         "stack.depth": f"depth {depth}: as in MA-SAM; cases have {min(slices)} to {max(slices)} slices",
     }
+    if whole:
+        reasons["stack.size"] = f"size {size[0]} × {size[1]}: the median slice as it is, longer side at most 512"
+        reasons["stack.depth"] = (
+            f"depth {depth}: the median case of {middle} slices, at most {WHOLE_DEPTH}, for a network of 3 dimensions"
+        )
     if fingerprint.pictures:
         reasons["stack.plane"] = f"plane {plane}: pictures as they are shown, first row at the top"
         reasons["stack.size"] = (
@@ -166,6 +182,7 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
         intensity = {"kind": "percentile", "low": 0.5, "high": 99.5}
         reasons["intensity"] = "intensity: each volume's own 0.5..99.5 % range, for values without a fixed unit"
     channels = {1: "copy", 3: "rgb"}.get(len(dataset.channels), "mean")
+    reasons["stack.channels"] = f"channels {channels}: how {len(dataset.channels)} of the data become the model's three"
     suggestion = {
         "stack": {"plane": plane, "size": list(size), "depth": depth, "channels": channels},
         "intensity": intensity,
@@ -175,13 +192,18 @@ def suggest(dataset: Dataset, fingerprint: Fingerprint, variant: Variant) -> tup
         reasons["train.lr"] = (
             "rate 1e-3, decaying almost linearly: on a random backbone everything is learnt in this run"
         )
+    if whole:
+        suggestion["train"] = {"lr": 1e-3, "power": 0.9, "horizon": 1.0, "weight_decay": 3e-5}
+        reasons["train.lr"] = (
+            "rate 1e-3, decaying almost linearly, with nnU-Net's weight decay: the network is learnt from scratch"
+        )
     return suggestion, reasons
 
 
 def _size(fingerprint: Fingerprint, plane: Plane, variant: Variant) -> tuple[int, int]:
     columns, rows = np.median([case.sizes[plane][:2] for case in fingerprint.cases], axis=0)
     longest, step = min(max(variant.image_size), LONGEST_SIDE), 2 * variant.patch
-    if fingerprint.pictures:
+    if fingerprint.pictures or variant.name == NONE:
         longest = min(longest, int(np.ceil(max(columns, rows) / step)) * step)
     height, width = (
         max(step, int(np.ceil(side / max(columns, rows) * longest / step)) * step) for side in (rows, columns)
@@ -207,6 +229,8 @@ def _facts(case: Case, labels: Labels, channels: Sequence[str], kind: Kind) -> t
         voxels={name: int(counts[index + 1]) for index, name in enumerate(labels.names)},
         kind=volume.kind,
         alone=volume.grid.along_k == "single",
+        image=ranges.measure(volume.data),
+        itemsize=volume.data.itemsize,
     )
     return facts, about
 
