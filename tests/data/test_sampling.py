@@ -85,6 +85,15 @@ def test_equal_cases_have_the_same_share_however_long_they_are():
     assert np.bincount(data.cases[epoch(natural, 0)])[0] > 50
 
 
+def test_every_case_comes_as_often_as_its_share_rounded_down_or_up():
+    data = shown((0, 200, 0), (0, 101, 0), (0, 83, 0), (0, 7, 9))
+    draw = Draw(Sampling(empty=1.0), data, limit=60)
+    expected = 60 * np.bincount(data.cases) / 400
+    for number in range(10):
+        counts = np.bincount(data.cases[epoch(draw, number)], minlength=4)
+        assert (np.abs(counts - expected) < 1).all()
+
+
 def test_a_stack_comes_as_often_as_its_share_rounded_down_or_up():
     draw = Draw(Sampling(balance=0.7), MIXED)
     weights = draw._of_others / draw._of_others.sum() * (draw.length - draw.empties)

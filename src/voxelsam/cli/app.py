@@ -10,7 +10,22 @@ import warnings
 import typer
 
 from voxelsam import __version__
-from voxelsam.cli import compare, demo, doctor, evaluate, fix, info, plan, predict, prompt, pull, push, split, train
+from voxelsam.cli import (
+    compare,
+    demo,
+    doctor,
+    evaluate,
+    fix,
+    info,
+    plan,
+    predict,
+    prompt,
+    pull,
+    push,
+    reproduce,
+    split,
+    train,
+)
 from voxelsam.cli.screen import complain, warn
 from voxelsam.errors import VoxelSamError
 
@@ -31,6 +46,7 @@ app.command("predict")(predict.predict)
 app.command("prompt")(prompt.prompt)
 app.command("evaluate")(evaluate.evaluate)
 app.command("compare")(compare.compare)
+app.command("reproduce")(reproduce.reproduce)
 app.command("pull")(pull.pull)
 app.command("push")(push.push)
 app.command("info")(info.info)

@@ -61,7 +61,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | No
     """A table, on standard output; every column but the first is right-aligned."""
     view = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        view.add_column(column, justify="left" if number == 0 else "right")
+        view.add_column(column, justify="left" if number == 0 else "right", no_wrap=number == 0)
     for row in rows:
         view.add_row(*row)
     out.print(view)
@@ -163,7 +163,7 @@ def _measures(report: "Report") -> None:
         (row["name"], *(_measure(row["measures"][name]["mean"]) for name in names), str(row["one_empty"]))
         for row in report.rows()
     ]
-    table(("structure", *map(report.heading, names), "in one mask only"), rows)
+    table(("structure", *map(report.heading, names), "in one only"), rows)
     for row in (*report.classes, *report.regions):
         lacking = {name: item for name, item in row.measures.items() if item.undefined}
         for count in sorted({item.undefined for item in lacking.values()}):

@@ -55,7 +55,7 @@ def train(
     if fold == "all" or (go_on and fold is None and (output / "fold_0").is_dir()):
         _all_folds(root, output, given, go_on=go_on, validate=validate, dry_run=dry_run, as_json=as_json)
         return
-    _train(root, output, given, go_on=go_on, dry_run=dry_run, as_json=as_json)
+    one_run(root, output, given, go_on=go_on, dry_run=dry_run, as_json=as_json)
     found = _validated(output, as_json) if validate and not dry_run else None
     if as_json and not dry_run and distributed.leads():
         screen.emit(_ended(output, found))
@@ -81,7 +81,7 @@ def _all_folds(
     for number, fold in enumerate(folds):
         if not as_json:
             screen.out.print(f"[bold]fold {number} of {len(folds)}[/]")
-        _train(fold.root, fold.folder, dict(fold.settings), go_on=fold.resumes, dry_run=dry_run, as_json=as_json)
+        one_run(fold.root, fold.folder, dict(fold.settings), go_on=fold.resumes, dry_run=dry_run, as_json=as_json)
         if dry_run:
             return
         if validate and (found := _validated(fold.folder, as_json)) is not None:
@@ -125,7 +125,9 @@ def _scores(found: "Validation | None") -> dict[str, Any]:
     return {} if found is None else {"validation": nulled(found.report.to_json()["mean"])}
 
 
-def _train(root: str | None, output: Path, given: dict[str, Any], *, go_on: bool, dry_run: bool, as_json: bool) -> None:
+def one_run(
+    root: str | None, output: Path, given: dict[str, Any], *, go_on: bool, dry_run: bool, as_json: bool
+) -> None:
     """One training, in as many processes as its recipe asks for."""
     from voxelsam.train import distributed, job
 

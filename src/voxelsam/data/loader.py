@@ -267,7 +267,7 @@ class Shares(Sampler[list[Item]]):
         size: number of processes.
     """
 
-    def __init__(self, sampler: Sampler[Item], batch: int, rank: int = 0, size: int = 1) -> None:
+    def __init__(self, sampler: Order, batch: int, rank: int = 0, size: int = 1) -> None:
         self.sampler = sampler
         self.batch = batch
         self.rank = rank
@@ -282,12 +282,11 @@ class Shares(Sampler[list[Item]]):
             epoch: of the next iteration, from 0.
             done: batches of it that are left out.
         """
-        if isinstance(self.sampler, Order):
-            self.sampler.set_epoch(epoch)
+        self.sampler.set_epoch(epoch)
         self.done = done
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.batch)  # type: ignore[arg-type]
+        return -(-len(self.sampler) // self.batch)
 
     def __iter__(self) -> Iterator[list[Item]]:
         done, self.done = self.done, 0
@@ -299,7 +298,7 @@ class Shares(Sampler[list[Item]]):
 
 
 def loader(
-    stacks: Stacks, order: Sampler[Item], batch: int, workers: int = 0, rank: int = 0, size: int = 1
+    stacks: Stacks, order: Order, batch: int, workers: int = 0, rank: int = 0, size: int = 1
 ) -> "DataLoader[StackBatch]":
     """Batches of stacks in the given order; the last one may be smaller.
 

@@ -293,7 +293,8 @@ def row_means(values: Float[np.ndarray, "cases columns"]) -> Float[np.ndarray, "
     known = ~np.isnan(values)
     count = known.sum(axis=1)
     sums = np.nan_to_num(values).sum(axis=1)
-    return np.divide(sums, count, out=np.full(len(values), np.nan), where=count > 0)
+    means: Float[np.ndarray, " cases"] = np.divide(sums, count, out=np.full(len(values), np.nan), where=count > 0)
+    return means
 
 
 def name_of(models: Sequence[Model], label: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from voxelsam.errors import ConfigError, InputError
 from voxelsam.evaluate.comparable import Model, check_known
 from voxelsam.evaluate.metrics import Empty
-from voxelsam.evaluate.presets import Preset
+from voxelsam.evaluate.presets import Preset, metrics_of
 from voxelsam.evaluate.run import Progress, evaluate
 from voxelsam.evaluate.scores import Report
 from voxelsam.evaluate.summary import OVERLAPS, Summary, read
@@ -177,4 +177,4 @@ def _measuring(preset: Preset, metric: str) -> Preset:
         return replace(preset, metrics=("lesions",))
     if metric.endswith("_multi"):
         return replace(preset, metrics=("multi_threshold",))
-    return replace(preset, metrics=(metric,))
+    return replace(preset, metrics=metrics_of([metric]))

@@ -30,9 +30,7 @@ class NoPrompts(nn.Module):
             ConfigError: a prompt came.
         """
         if prompts is not None:
-            raise ConfigError(
-                "this network answers no prompts: ask without any, or train a method on a SAM backbone"
-            )
+            raise ConfigError("this network answers no prompts: ask without any, or train a method on a SAM backbone")
         empty = self.nothing
         return EncodedPrompts(
             sparse=empty.new_zeros(frames, 0, 0),

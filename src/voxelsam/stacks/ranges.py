@@ -98,7 +98,7 @@ class Ranges:
         i, j, k = (Span.of([look.spacing[axis] for look in looks]) for axis in range(3))
         columns, rows, slices = (Span.of([look.size[axis] for look in looks]) for axis in range(3))
         measured = [look.intensity for look in looks if look.intensity]
-        intensity = ()
+        intensity: tuple[tuple[Span, ...], ...] = ()
         if len(measured) == len(looks):
             intensity = tuple(
                 tuple(Span.of(values) for values in zip(*channel, strict=True))

@@ -292,7 +292,7 @@ def training_step(setup: Setup, batch: int) -> Work:
         losses = [_prompted(segmenter, features) for _ in range(setup.answers)]
         if not losses:
             losses = [dice_ce(segmenter.decode(features).logits.float(), target)[0]]
-        torch.autograd.backward(torch.stack(losses).mean())
+        _backward(torch.stack(losses).mean())
 
     return count(run, setup.precision)
 
@@ -320,6 +320,14 @@ def _prompted(segmenter: Segmenter, features: Float[Tensor, "frames channels h w
     prompts = PromptBatch(points, points.new_full((frames, 1), OBJECT, dtype=torch.long))
     logits = segmenter.decode(features, prompts).logits
     return F.softplus((logits[:, 1] - logits[:, 0]).float()).mean()
+
+
+def _backward(loss: Tensor) -> None:
+    """``loss.backward()``, which would switch ``Kernels`` off while blocks are computed again."""
+    engine: Any = torch.autograd.Variable._execution_engine
+    engine.run_backward(
+        (loss,), (torch.ones_like(loss),), False, False, (), allow_unreachable=True, accumulate_grad=True
+    )
 
 
 def _inputs(setup: Setup, batch: int) -> tuple[Tensor, Tensor]:

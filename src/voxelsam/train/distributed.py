@@ -231,7 +231,7 @@ def launch(count: int, work: Callable[..., T], *arguments: object) -> T:
         max_restarts=0,
         shutdown_timeout=10,
     )
-    with _silent("torch.distributed"):
+    with _silent("torch.distributed"), _quiet_children():
         try:
             first: tuple[T | None, VoxelSamError | None] = elastic_launch(plan, _safely)(work, *arguments)[0]
         except ChildFailedError as error:
@@ -341,6 +341,18 @@ def _end() -> None:
         _tell("the end")
     elif not _group.first and _group.gate_closed:
         _hear()
+
+
+@contextmanager
+def _quiet_children() -> Iterator[None]:
+    """New processes show errors of PyTorch's inside only: that replicas found a use for all parameters is none."""
+    told = os.environ.get("TORCH_CPP_LOG_LEVEL")
+    os.environ["TORCH_CPP_LOG_LEVEL"] = told or "ERROR"
+    try:
+        yield
+    finally:
+        if told is None:
+            del os.environ["TORCH_CPP_LOG_LEVEL"]
 
 
 @contextmanager

@@ -396,7 +396,7 @@ def _timed(plan: Plan, facts: Facts, minutes: float, fast: cost.Speed) -> Plan:
         epochs = min(PAPER_EPOCHS, max(ROUNDS, int(budget / (stacks * stack + held))))
     room = budget / epochs
     every = 1 if held <= 0.2 * room else min(epochs, math.ceil(held / (0.2 * room)))
-    count = int((room - held / every) / stack)
+    count = int((room - held / every) / found.seconds_per_step) * train.batch
     if count < 1:
         least = (epochs * stack + held) / 54
         raise ConfigError(

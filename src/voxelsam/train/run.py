@@ -46,7 +46,9 @@ SETTLED = (
     ".*`lr_scheduler.step\\(\\)`.*",  # fp16 may skip the first optimiser step
     ".*LeafSpec.*is deprecated.*",  # Lightning's own use of PyTorch
     ".*logging interval.*",  # short epochs
+    ".*have no `val_dataloader`.*",  # data.fold: none, which is said elsewhere
     ".*sync_dist=True.*",  # what is logged is already that of all processes
+    ".*FSDP2-wrapped module.*returned a view.*",  # nothing changes features in place
 )
 """Warnings of Lightning that need no answer."""
 
