@@ -1,11 +1,12 @@
 """Methods beside one another: the same data, split and time for each, and one table of what came out.
 
     python benchmarks/methods.py run DATA [DATA ...] -o runs --minutes 4 [--method ma_sam ...] [--seed 1 ...]
-    python benchmarks/methods.py table runs
+    python benchmarks/methods.py table DATA [DATA ...] -o runs
 
-Every training is a process of its own, so that its memory can be read, and gets as many stacks as fit its minutes: two
-short trainings tell how long a stack takes and what an epoch costs besides. The number of epochs is fixed, so the learning
-rate runs through its whole course in every one. What is there already is kept; a run that was stopped begins again.
+Every training is a process of its own, so that its memory can be read, and gets as many stacks as fit its minutes:
+two short trainings tell how long a stack takes and what an epoch costs besides. The number of epochs is fixed, so the
+learning rate runs through its whole course in every one. What is there already is kept; a run that was stopped begins
+again.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import copy
 import csv
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -20,6 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 if TYPE_CHECKING:
     from voxelsam.train.job import Job
@@ -56,7 +60,9 @@ def settings_of(method: str, data: Path) -> dict[str, object]:
 
     images = open_dataset(data).train[0].images
     pictures = images[0].suffix in (".png", ".jpg", ".bmp")
-    settings = config.merge({"train": {"batch": 8 if pictures else 2, "device": "cpu", "validate_every": 2}}, (METHODS | ABLATIONS)[method])
+    settings = config.merge(
+        {"train": {"batch": 8 if pictures else 2, "device": "cpu", "validate_every": 2}}, (METHODS | ABLATIONS)[method]
+    )
     place = Path(__file__).with_name("methods.json")
     extra = json.loads(place.read_text("utf-8")).get(data.name.partition("_")[0], {})
     for wanted in ("all", method):
@@ -139,7 +145,7 @@ def run(options: argparse.Namespace) -> None:
                 folder = options.output / data.name.partition("_")[0] / f"{method}-{seed}"
                 if (folder / "facts.json").is_file():
                     continue
-                subprocess.run(["rm", "-rf", str(folder)], check=True)
+                shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 command = [
                     sys.executable,
@@ -152,9 +158,88 @@ def run(options: argparse.Namespace) -> None:
                     str(folder),
                 ]
                 with (folder / "log.txt").open("w") as log:
-                    done = subprocess.run(command, stdout=log, stderr=log)
+                    done = subprocess.run(command, stdout=log, stderr=log, check=False)  # noqa: S603
                 state = "done" if done.returncode == 0 else f"failed, see {folder / 'log.txt'}"
                 print(f"{time.strftime('%H:%M:%S')} {data.name} {method} seed {seed}: {state}", flush=True)
+
+
+def scored(folder: Path, data: Path) -> dict[str, object]:
+    """Scores of a run's masks, kept beside them."""
+    from voxelsam.evaluate.run import evaluate
+    from voxelsam.evaluate.statistics import means
+    from voxelsam.layouts import open_dataset
+
+    dataset = open_dataset(data)
+    cases = {case.id: case for case in dataset.split(0)[1]}
+    report = evaluate(folder / "masks", cases, labels=dataset.labels, out=folder)
+    groups = [cases[case.case].group for case in report.cases]
+    found: dict[str, object] = {}
+    for measure in ("Dice", "HD95"):
+        scores = np.array(
+            [
+                [
+                    case.counts[row.value].dice(report.empty)
+                    if measure == "Dice"
+                    else case.measures[row.value][measure]
+                    for row in report.classes
+                ]
+                for case in report.cases
+            ]
+        )
+        *each, mean = means(scores, groups, [range(scores.shape[1])])
+        found[measure] = {row.name: one.value for row, one in zip(report.classes, each, strict=True)}
+        found |= {
+            f"{measure} mean": (mean.value, mean.low, mean.high),
+            f"{measure} without": int(np.isnan(scores).sum()),
+        }
+    return found
+
+
+def table(options: argparse.Namespace) -> None:
+    """One row per data set and method, as Markdown and as ``methods.csv``."""
+    rows = []
+    for place in sorted(options.output.glob("*/*/facts.json")):
+        facts = json.loads(place.read_text("utf-8"))
+        data = next(folder for folder in options.data if folder.name == facts["data"])
+        rows.append(facts | scored(place.parent, data))
+    together: dict[tuple[str, str], list[dict[str, object]]] = {}
+    for row in rows:
+        together.setdefault((row["data"], row["method"]), []).append(row)
+    head = (
+        "data",
+        "method",
+        "Dice (95 % interval)",
+        "HD95",
+        "no HD95",
+        "trained",
+        "stacks",
+        "minutes",
+        "predict s",
+        "MB",
+        "seeds",
+    )
+    lines = [head, ["---"] * len(head)]
+    for (data, method), runs in together.items():
+        dice, low, high = (fmean(run["Dice mean"][part] for run in runs) for part in range(3))
+        lines.append(
+            (
+                data.partition("_")[2],
+                method,
+                f"{dice:.3f} ({low:.3f} to {high:.3f})",
+                f"{fmean(run['HD95 mean'][0] for run in runs):.1f}",
+                str(sum(run["HD95 without"] for run in runs)),
+                f"{runs[0]['trained'] / 1e6:.2f} M",
+                f"{fmean(run['stacks'] for run in runs):.0f}",
+                f"{fmean(run['train_seconds'] for run in runs) / 60:.1f}",
+                f"{fmean(run['predict_seconds'] for run in runs):.0f}",
+                f"{max(run['peak_mb'] for run in runs):.0f}",
+                str(len(runs)),
+            )
+        )
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    with (options.output / "methods.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerows([head, *lines[2:]])
 
 
 def main() -> None:
@@ -168,6 +253,10 @@ def main() -> None:
     runs.add_argument("--method", action="append", choices=[*METHODS, *ABLATIONS])
     runs.add_argument("--seed", type=int, action="append")
     runs.set_defaults(call=run)
+    shown = verbs.add_parser("table")
+    shown.add_argument("data", type=Path, nargs="+")
+    shown.add_argument("-o", "--output", type=Path, default=Path("runs"))
+    shown.set_defaults(call=table)
     single = verbs.add_parser("one")
     for name, kind in (("data", Path), ("method", str), ("minutes", float), ("seed", int), ("folder", Path)):
         single.add_argument(name, type=kind)

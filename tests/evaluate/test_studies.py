@@ -87,3 +87,11 @@ def test_unknown_studies_and_arms_are_named_with_those_that_are_known() -> None:
         study_of("ma-sam/btcv").settings("U-Net")
     with pytest.raises(ConfigError, match="what it takes is not known"):
         study_of("med-sa/brats2021").settings("")
+
+
+def test_the_reference_page_is_made_from_the_data() -> None:
+    import runpy
+    from pathlib import Path
+
+    script = Path(__file__).parents[2] / "docs" / "reference" / "studies.py"
+    assert script.with_suffix(".md").read_text("utf-8") == runpy.run_path(str(script))["page"]()
