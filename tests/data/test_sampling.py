@@ -1,5 +1,8 @@
 """Which stacks an epoch shows, and how often."""
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -128,6 +131,28 @@ def test_the_order_of_an_epoch_is_mixed():
     empty = MIXED.empty[positions]
     assert 0.25 < empty[: len(empty) // 2].mean() < 0.75
     assert (np.diff(MIXED.cases[positions]) != 0).mean() > 0.3
+
+
+def test_training_draws_as_the_recipe_says(
+    phantom: Path, small: dict[str, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxelsam.train.run import train
+
+    drawn, positions = [], Draw.positions
+
+    def noted(draw: Draw, random: np.random.Generator) -> np.ndarray:
+        found = positions(draw, random)
+        drawn.append((draw, found))
+        return found
+
+    monkeypatch.setattr(Draw, "positions", noted)
+    wish = {"sampling": {"empty": 0.0, "balance": 1.0, "cases": "equal"}, "augment": {"preset": "nnunet"}}
+    train(phantom, tmp_path / "run", settings=small | wish)
+    assert len(drawn) >= 2
+    for draw, found in drawn:
+        assert len(found) == 6
+        assert not draw.shown.empty[found % len(draw.shown.cases)].any()
+    assert config.read(tmp_path / "run" / "recipe.yaml")["sampling"] == wish["sampling"]
 
 
 # What is refused

@@ -310,7 +310,7 @@ def test_a_summary_and_a_folder_agree(folders, labels):
     from voxelsam.evaluate.run import evaluate
 
     guess, worse, truth = folders
-    evaluate(worse, truth, out=truth.parent / "second" / "summary.json", labels=labels)
+    evaluate(worse, truth, out=truth.parent / "second" / "summary.json", labels=labels, preset="nnunet")
     by_file = compare(gathered((guess, truth.parent / "second" / "summary.json"), truth), "Dice")
     by_folder = compare(gathered((guess, worse), truth))
     assert [each.interval for each in by_file.differences] == [each.interval for each in by_folder.differences]
@@ -388,7 +388,7 @@ def test_references_are_compared_by_their_content(folders, tmp_path):
     shutil.copytree(truth, same)
     shutil.copytree(truth, other)
     for name, references in (("x", truth), ("y", same), ("z", other)):
-        evaluate(guess if name == "x" else worse, references, out=tmp_path / name / "summary.json")
+        evaluate(guess if name == "x" else worse, references, out=tmp_path / name / "summary.json", preset="nnunet")
     assert compare(gathered((tmp_path / "x", tmp_path / "y"))).cases == ("a", "b")
     import nibabel
 

@@ -81,8 +81,9 @@ class TestRule:
 
 
 def test_bundles_and_validation_have_the_average_and_training_goes_on_with_the_weights(
-    phantom: Path, small: Settings, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    phantom: Path, small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    train(phantom, tmp_path / "plain", settings=small | {"train": small["train"] | {"ema": None}})
     validated, trained_with = [], []
     validation, training = TrainingModule.validation_step, TrainingModule.training_step
 
@@ -105,12 +106,14 @@ def test_bundles_and_validation_have_the_average_and_training_goes_on_with_the_w
     saved = weights(tmp_path / "run")
     for name in average.keys() & saved.keys():
         assert torch.equal(saved[name], average[name]), name
-    plain = weights(trained)
+    plain = weights(tmp_path / "plain")
     for name in plain:
         assert torch.equal(state["state_dict"][f"segmenter.adaptation.{name}"], plain[name]), name
     assert any(not torch.equal(saved[name], plain[name]) for name in plain)
     assert all(not torch.equal(seen, used) for seen in validated for used in trained_with[1:])
-    losses = [[row["loss"] for row in history.read(run / "metrics.csv")] for run in (tmp_path / "run", trained)]
+    losses = [
+        [row["loss"] for row in history.read(run / "metrics.csv")] for run in (tmp_path / "run", tmp_path / "plain")
+    ]
     assert losses[0] == losses[1]
 
 

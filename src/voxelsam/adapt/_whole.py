@@ -97,7 +97,8 @@ class Whole(nn.Module):
             raise ConfigError(f"this network was made for stacks of at most {made} voxels, but {came} came")
         missing = [amount for side, full in zip(sides, whole, strict=True) for amount in (full - side, 0)][::-1]
         logits: Tensor = self.network(F.pad(images, missing, mode="replicate") if any(missing) else images)
-        return logits[(..., *(slice(side) for side in sides))]
+        asked = (slice(None), slice(None), *(slice(side) for side in sides))
+        return logits[asked]
 
 
 class Handed(nn.Module):

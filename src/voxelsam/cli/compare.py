@@ -107,8 +107,9 @@ def _show(result: "Comparison") -> None:
             for row in result.differences
         ],
     )
-    for note in dict.fromkeys(row.note for row in result.differences if row.note):
-        screen.out.print(f"p: {note}", markup=False)
+    for row in result.differences:
+        if row.note:
+            screen.out.print(f"{row.first} − {row.second}, {row.name}: {row.note}", markup=False)
     cases = list(zip(result.cases, result.case_means().T.tolist(), strict=True))
     screen.table(
         ("case", *titles),

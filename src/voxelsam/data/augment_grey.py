@@ -21,12 +21,12 @@ def contrast(pictures: Pictures, factor: float) -> Pictures:
     """Distances to the mean of the stack times a factor."""
     from monai.transforms import ScaleIntensityFixedMean
 
-    return through(ScaleIntensityFixedMean(factor=factor - 1), pictures).clamp(0, 1)
+    return through(ScaleIntensityFixedMean(factor=factor - 1), pictures).clamp_(0, 1)
 
 
 def brightness(pictures: Pictures, factor: float) -> Pictures:
     """Grey values times a factor."""
-    return multiplied(pictures, factor).clamp(0, 1)
+    return multiplied(pictures, factor).clamp_(0, 1)
 
 
 def multiplied(values: Grey, factor: float) -> Grey:
@@ -47,7 +47,7 @@ def shifted(pictures: Pictures, offset: float) -> Pictures:
     """A number added to every grey value."""
     from monai.transforms import ShiftIntensity
 
-    return through(ShiftIntensity(offset), pictures).clamp(0, 1)
+    return through(ShiftIntensity(offset), pictures).clamp_(0, 1)
 
 
 def gamma(values: Grey, exponent: float, *, inverted: bool = False, keep: bool = False) -> Grey:
@@ -117,7 +117,7 @@ def shaded(pictures: Pictures, reach: float, seed: int) -> Pictures:
     from monai.transforms import RandBiasField
 
     field = RandBiasField(coeff_range=(-reach, reach), prob=1).set_random_state(seed)
-    return (pictures * through(field, torch.ones(1, *pictures.shape[2:]))).clamp(0, 1)
+    return (pictures * through(field, torch.ones(1, *pictures.shape[2:]))).clamp_(0, 1)
 
 
 def gamma_curve(pictures: Pictures, exponent: float) -> Pictures:
@@ -161,4 +161,4 @@ def sharpness(pictures: Pictures, factor: float) -> Pictures:
     smooth[..., 1:-1, 1:-1] = (
         9 * F.avg_pool2d(pictures, 3, stride=1) + 4 * middle
     ) / 13  # the middle counts five times
-    return (smooth + factor * (pictures - smooth)).clamp(0, 1)
+    return (smooth + factor * (pictures - smooth)).clamp_(0, 1)

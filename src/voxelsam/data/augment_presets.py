@@ -52,7 +52,7 @@ def light(
         pictures = gamma(pictures, float(np.exp(within(0.25))))
     if random.random() < 0.5:
         pictures = noisy(pictures, strength * random.uniform(0, 0.04), seed_from(random))
-    return pictures.clamp(0, 1), target
+    return pictures.clamp_(0, 1), target
 
 
 def few(
@@ -85,7 +85,7 @@ def few(
         pictures = coarse(pictures, 1 / (1 + strength * random.uniform(0, 1)))
     if random.random() < 0.3:
         pictures = noisy(pictures, strength * random.uniform(0, 0.08), seed_from(random))
-    return pictures.clamp(0, 1), target
+    return pictures.clamp_(0, 1), target
 
 
 def nnunet(
@@ -114,7 +114,7 @@ def nnunet(
         pictures, target = warp(pictures, target, matrix)
     mean, deviation = float(pictures.mean()), max(float(pictures.std(correction=0)), 1e-6)
     scored = nnunet_grey((pictures - mean) / deviation, random)
-    pictures = (scored * deviation + mean).clamp(0, 1)
+    pictures = (scored * deviation + mean).clamp_(0, 1)
     for axis in (0, 1):
         if mirror and random.random() < 0.5:
             pictures, target = mirrored(pictures, target, axis)

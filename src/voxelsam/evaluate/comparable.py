@@ -168,7 +168,7 @@ def check_references(models: Sequence[Model], cases: Sequence[str]) -> None:
 
 def _unlike(first: Summary, second: Summary, case: str) -> str:
     one, other = first.voxels[case], second.voxels[case]
-    for label in one.keys() & other.keys():
+    for label in (label for label in one if label in other):
         here, there = _present(one[label]), _present(other[label])
         if here != there and here and there:
             return f"label {label}: {here[0]:.0f} of {here[1]:.0f} voxels, and {there[0]:.0f} of {there[1]:.0f}"

@@ -202,10 +202,10 @@ class NnFormer(nn.Module):
         stages = range(len(dims))
         self.down = nn.ModuleList(nn.Sequential(block(stage), block(stage, shifted=True)) for stage in stages)
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for dim in dims)
-        self.halve = nn.ModuleList(
+        self.shrink = nn.ModuleList(
             Resized(dim, nn.Conv3d(dim, 2 * dim, three, two, padding), nn.GELU()) for dim in dims[:-1]
         )
-        self.double = nn.ModuleList(
+        self.grow = nn.ModuleList(
             Resized(2 * dim, nn.ConvTranspose3d(2 * dim, dim, two, two), nn.Identity()) for dim in dims[:-1]
         )
         self.skips = nn.ModuleList(block(stage, crossed=True) for stage in stages[:-1])
@@ -224,11 +224,11 @@ class NnFormer(nn.Module):
         for stage, (blocks, norm) in enumerate(zip(self.down, self.norms, strict=True)):
             x = blocks(x)
             beside.append(norm(x))
-            if stage < len(self.halve):
-                x = self.halve[stage](x)
+            if stage < len(self.shrink):
+                x = self.shrink[stage](x)
         x = beside.pop()
         for stage in reversed(range(len(beside))):
-            x = self.up[stage](self.skips[stage](beside[stage], self.double[stage](x)))
+            x = self.up[stage](self.skips[stage](beside[stage], self.grow[stage](x)))
         logits: Tensor = self.out(_map(x))
         return logits[:, :, 0] if self.flat else logits
 
