@@ -400,3 +400,13 @@ def test_a_frozen_structure_answers_as_sam_does() -> None:
         several = segmenter.decode(features, prompts).logits
     assert torch.allclose(found[:, 1:], nn.functional.interpolate(sam, (64, 64), mode="bilinear"), atol=1e-5)
     assert torch.equal(several[:, 1], several[:, 2])
+
+
+@pytest.mark.parametrize("depth", [1, 2])
+def test_v_net_drops_channels_and_never_whole_slices(depth: int) -> None:
+    for share in (0.5, 0.0):
+        network_of = network("vnet", (16, 16), depth=depth, dropout=share).image_encoder
+        assert network_of is not None
+        layers = [part for part in network_of.modules() if isinstance(part, nn.modules.dropout._DropoutNd)]
+        assert {type(layer) for layer in layers} == {nn.Dropout2d if depth == 1 else nn.Dropout3d}
+        assert {layer.p for layer in layers} == {share}

@@ -78,9 +78,11 @@ def test_views_are_recorded_and_never_mixed(run: Run, trained: Path, phantom: Pa
     assert "another model or setting" in err
 
 
-def test_a_doubtful_mask_is_warned_of_unless_accepted(run: Run, trained: Path, phantom: Path, tmp_path: Path) -> None:
-    shutil.copytree(trained / "best", tmp_path / "model")
-    names = bundle.load(tmp_path / "model").labels.names
+def test_a_doubtful_mask_is_warned_of_unless_accepted(
+    run: Run, learnt: Callable[..., bundle.Bundle], phantom: Path, tmp_path: Path
+) -> None:
+    learnt(labels={"background": 0, "spleen": 1, "liver": 2}).save(tmp_path / "model")
+    names = ("spleen", "liver")
     bundle.judge(
         tmp_path / "model", {"confidence": dict.fromkeys(names, 2.0), "expected_dice": dict.fromkeys(names, 2)}
     )
@@ -89,7 +91,7 @@ def test_a_doubtful_mask_is_warned_of_unless_accepted(run: Run, trained: Path, p
     assert code == 0
     assert "warning: QUA-01: " in err
     assert "below 2.00 (from validation)" in err
-    rows = list(csv.DictReader((tmp_path / "a" / "quality.csv").open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "a" / "quality.csv").read_text("utf-8").splitlines()))
     assert any("QUA-01 confidence" in row["flags"] for row in rows)
     assert "QUA-01" in entry(tmp_path / "a")["runs"][0]["checks"]["found"]  # type: ignore[index]
     code, _, err = run(*arguments, "-o", tmp_path / "b", "--accept", "QUA-01")

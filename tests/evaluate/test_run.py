@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -8,10 +9,12 @@ from PIL import Image
 
 from voxelsam.data import phantom
 from voxelsam.errors import ConfigError, InputError, InputWarning
-from voxelsam.evaluate import evaluate
-from voxelsam.formats import read_labels
+from voxelsam.evaluate import evaluate, soft
+from voxelsam.formats import read_labels, write_volume
+from voxelsam.infer.prediction import Prediction
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.volume import LabelMap, Volume
 
 
 def moved(grid, mm):
@@ -267,3 +270,114 @@ def test_pictures_beside_a_data_set_are_no_references(tmp_path, picture):
     table = {"channel_names": {"0": "grey"}, "labels": {"background": 0, "lesion": 1}, "file_ending": ".png"}
     (tmp_path / "set" / "dataset.json").write_text(json.dumps(table))
     assert evaluate(tmp_path / "guess", tmp_path / "set").classes[0].name == "lesion"
+
+
+def test_distances_are_in_mm_of_the_reference(pairs, labels):
+    report = evaluate(*pairs, labels=labels)
+    first, second = report.cases
+    assert first.measures[1] == {"HD95": 0, "ASSD": 0, "NSD": 1, "RVE": 0, "VD": 0}
+    assert second.measures[1]["RVE"] == -50
+    assert second.measures[1]["VD"] == pytest.approx(-2 * 2 * 4 * 9 / 1000)
+    assert second.measures[1]["HD95"] == pytest.approx(3)  # two voxels of 1.5 mm
+    assert math.isnan(second.measures[7]["HD95"])
+    assert report.classes[1].measures["HD95"].undefined == 0
+    assert report.unit == "mm"
+
+
+def test_preset_decides_what_is_measured(pairs, labels):
+    report = evaluate(*pairs, labels=labels, preset="ma_sam")
+    assert (report.empty, report.unit, report.measured) == ("one", "voxel", ("HD95_pooled",))
+    assert report.cases[1].measures[1]["HD95_pooled"] == pytest.approx(2)
+    assert report.cases[1].measures[7]["HD95_pooled"] == 0
+    assert evaluate(*pairs, labels=labels, preset="nnunet").measured == ()
+    with pytest.raises(ConfigError, match="no preset"):
+        evaluate(*pairs, labels=labels, preset="medsam")
+
+
+def test_regions_are_measured_as_a_whole(tmp_path, picture):
+    picture("truth/a.png", [[0, 0, 0, 0], [0, 1, 2, 0], [0, 0, 0, 0]])
+    picture("guess/a.png", [[0, 0, 0, 0], [0, 2, 1, 0], [0, 0, 0, 0]])
+    report = evaluate(tmp_path / "guess", tmp_path / "truth", labels=Labels.from_json(NESTED))
+    (case,) = report.cases
+    assert (case.measures[1]["HD95"], case.measures[2]["HD95"], case.measures[1, 2]["HD95"]) == (1, 1, 0)
+    assert (report.unit, "VD" in report.measured) == ("px", False)
+    assert report.regions[0].measures["NSD"].mean == 1
+
+
+def test_voxels_that_nobody_labelled_are_in_neither_mask(tmp_path, picture):
+    picture("truth/a.png", [[0, 1, 1, 9, 9, 9]])
+    picture("guess/a.png", [[0, 1, 1, 0, 0, 1]])
+    report = evaluate(tmp_path / "guess", tmp_path / "truth", labels=Labels.from_json(NESTED | {"ignore": 9}))
+    assert report.cases[0].measures[1]["HD95"] == 0
+
+
+def test_workers_change_nothing(pairs, save, labels):
+    save(pairs[0] / "b.nii.gz", np.zeros((6, 5, 3)), Grid((6, 5, 3), np.eye(4)))  # fails, and odd labels warn
+    told = []
+    with warnings.catch_warnings(record=True) as alone:
+        warnings.simplefilter("always")
+        one = evaluate(*pairs, labels=labels)
+    with warnings.catch_warnings(record=True) as together:
+        warnings.simplefilter("always")
+        two = evaluate(*pairs, labels=labels, workers=2, progress=lambda *step: told.append(step))
+    assert one.to_csv() == two.to_csv()
+    assert one.failures == two.failures
+    assert [str(each.message) for each in alone] == [str(each.message) for each in together]
+    assert told == [(0, 2, "a"), (1, 2, "b")]
+
+
+@pytest.mark.parametrize("workers", [0, -1])
+def test_no_workers_are_refused(pairs, workers):
+    with pytest.raises(ConfigError, match="workers: at least 1"):
+        evaluate(*pairs, workers=workers)
+
+
+class TestSoft:
+    """Probability maps beside the masks."""
+
+    @pytest.fixture
+    def maps(self, pairs, grid):
+        def write(case, name, values, grid=grid):
+            path = soft.map_path(pairs[0] / f"{case}.nii.gz", case, name)
+            path.parent.mkdir(exist_ok=True)
+            write_volume(path, Volume(np.asarray(values, np.float32)[None], grid))
+
+        return write
+
+    def test_they_lie_where_predict_writes_them(self, tmp_path, labels, grid):
+        odd = Labels({"background": 0, "left kidney/upper": 1})
+        empty = LabelMap(np.zeros(grid.shape, np.uint8), grid, odd)
+        prediction = Prediction(empty, Volume(np.zeros((1, *grid.shape)), grid))
+        (path,) = prediction.maps(tmp_path / soft.FOLDER / "a").values()
+        assert soft.map_path(tmp_path / "a.nii.gz", "a", "left kidney/upper") == path
+
+    def test_they_are_scored_at_every_threshold(self, pairs, labels, maps):
+        truth = {case: read_labels(pairs[1] / f"{case}.nii.gz").data for case in ("a", "b")}
+        for case, values in truth.items():
+            for name, value in (("liver", 1), ("tumour", 7)):
+                maps(case, name, (values == value) * 0.6)
+        report = evaluate(*pairs, labels=labels, preset="med_sa")
+        assert report.cases[0].measures[1]["IoU_multi"] == pytest.approx(3 / 5, abs=1e-3)
+        assert report.cases[1].measures[7]["IoU_multi"] == 1  # nothing there, and nothing predicted
+
+    def test_masks_without_maps_count_as_certain_and_that_is_told(self, pairs, labels):
+        with pytest.warns(InputWarning, match="no probability maps .* for a, b; their masks count as certain"):
+            report = evaluate(*pairs, labels=labels, preset="med_sa")
+        assert report.cases[0].measures[1]["Dice_multi"] == 1
+
+    def test_a_map_elsewhere_is_a_failure(self, pairs, labels, grid, maps):
+        maps("a", "liver", np.zeros(grid.shape), moved(grid, 9))
+        report = evaluate(*pairs, labels=labels, preset="med_sa")
+        assert [(failure.case, failure.code) for failure in report.failures] == [("a", "GEO-02")]
+
+
+def test_tilted_slices_are_told(pairs, save, labels):
+    affine = np.diag([1.0, 1.0, 3.0, 1.0])
+    affine[1, 2] = 1.0
+    tilted = Grid((6, 5, 4), affine)
+    for folder in pairs:
+        for case in ("a", "b"):
+            save(folder / f"{case}.nii.gz", np.ones(tilted.shape), tilted)
+    with pytest.warns(InputWarning, match="slices of a, b are tilted") as told:
+        evaluate(*pairs, labels=labels)
+    assert told

@@ -1,12 +1,14 @@
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from voxelsam.errors import OutputError
 from voxelsam.evaluate.metrics import Counts
+from voxelsam.evaluate.presets import PRESETS
 from voxelsam.evaluate.scores import CaseScore, Failure, Report
 from voxelsam.files import write_text
 from voxelsam.volumes.labels import Labels
@@ -151,3 +153,61 @@ def test_text_that_cannot_be_written_is_an_output_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write"):
         write_text(tmp_path / "file" / "below.txt", "x")
+
+
+class TestMeasures:
+    """Two cases and a third that misses the tumour: distances of liver 2 and 4 mm, of the tumour 6 mm and undefined."""
+
+    @pytest.fixture
+    def report(self, labels):
+        some, missed = Counts(10, 2, 2, 86), Counts(0, 0, 4, 96)
+        values = (
+            ("a", some, some, {1: {"HD95": 2.0, "NSD": 0.8}, 7: {"HD95": 6.0, "NSD": 0.4}}),
+            ("b", some, missed, {1: {"HD95": 4.0, "NSD": 0.6}, 7: {"HD95": math.nan, "NSD": 0.0}}),
+            ("c", some, NONE, {1: {"HD95": 6.0, "NSD": 0.1}, 7: {"HD95": math.nan, "NSD": math.nan}}),
+        )
+        cases = tuple(
+            replace(case(name, liver, tumour), measures=measures, unit="voxel")
+            for name, liver, tumour, measures in values
+        )
+        return Report(labels, "nan", cases, preset=replace(PRESETS["samed"], penalty="none"))
+
+    def test_means_leave_out_what_is_undefined_and_say_so(self, report):
+        liver, tumour = report.classes
+        assert (liver.measures["HD95"].mean, liver.measures["HD95"].undefined) == (4, 0)
+        assert (tumour.measures["HD95"].mean, tumour.measures["HD95"].cases) == (6, 1)
+        assert tumour.measures["HD95"].undefined == 1  # the case that neither mask shows is no failure
+        assert (tumour.one_empty, tumour.both_empty) == (1, 1)
+        assert tumour.measures["NSD"].mean == pytest.approx(0.2)
+
+    def test_mean_over_classes(self, report):
+        mean = report.rows()[-1]
+        assert (mean["measures"]["HD95"]["mean"], mean["measures"]["HD95"]["undefined"]) == (5, 1)
+
+    def test_summary_has_values_definitions_and_counts(self, report, tmp_path):
+        summary = json.loads(report.write(tmp_path).read_text())
+        tumour = summary["mean"]["7"]
+        assert (tumour["HD95"], tumour["n_one_empty"], tumour["n_undefined"]) == (6, 1, {"HD95": 1, "NSD": 0})
+        assert summary["metric_per_case"][1]["metrics"]["7"]["HD95"] is None
+        assert summary["foreground_mean"]["HD95"] == 5
+        assert summary["units"] == summary["metric_per_case"][0]["unit"] == "voxel"
+        assert "in voxel" in summary["definitions"]["HD95"]
+        assert summary["preset"]["name"] == "samed"
+        assert summary["empty"]["penalty"] == "none"
+        assert summary["empty"]["penalty_meaning"]
+
+    def test_table_has_them_as_columns(self, report, tmp_path):
+        report.write(tmp_path)
+        with (tmp_path / "summary.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["HD95"] for row in rows] == ["2.0", "6.0", "4.0", "", "6.0", ""]
+        assert {(row["unit"], row["penalty"]) for row in rows} == {("voxel", "none")}
+
+    def test_lesions_stand_under_their_own_key(self, labels, tmp_path):
+        values = {1: {"lesion_F1": 0.5, "lesion_n_ref": 3.0}}
+        scored = replace(case("a", Counts(1, 1, 1, 7), NONE), measures=values)
+        summary = json.loads(Report(labels, "nan", (scored,)).write(tmp_path).read_text())
+        assert summary["metric_per_case"][0]["metrics"]["1"]["lesions"] == {"F1": 0.5, "n_ref": 3}
+        assert summary["mean"]["1"]["lesions"]["F1"] == 0.5
+        assert "26 neighbours" not in summary["definitions"]
+        assert set(summary["definitions"]["lesions"]) == {"F1", "n_ref"}

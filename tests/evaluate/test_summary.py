@@ -1,10 +1,12 @@
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from voxelsam.errors import InputError
+from voxelsam.evaluate.presets import DEFAULT
 from voxelsam.evaluate.run import evaluate
 from voxelsam.evaluate.scores import nulled
 from voxelsam.evaluate.summary import Summary, case_of, is_region, label_of, read
@@ -46,7 +48,8 @@ def test_nnunets_summary_is_read(tmp_path):
 
 
 def test_our_summary_comes_back_as_it_went(pairs, labels, tmp_path):
-    report = evaluate(*pairs, labels=labels, out=tmp_path / "summary.json", preset="default")
+    measuring = replace(DEFAULT, metrics=("RVE", "VD", "lesions"))
+    report = evaluate(*pairs, labels=labels, out=tmp_path / "summary.json", preset=measuring)
     found = read(tmp_path / "summary.json")
     assert found.names == {"1": "liver", "7": "tumour"}
     assert found.rule == "nan"
@@ -56,14 +59,16 @@ def test_our_summary_comes_back_as_it_went(pairs, labels, tmp_path):
     assert found.voxels["b"]["1"]["n_ref"] == report.cases[1].counts[1].present
     for value, measures in report.cases[1].measures.items():
         for name, expected in measures.items():
-            assert found.scores["b"][str(value)][name] == pytest.approx(expected, nan_ok=True)
-    assert "HD95" in found.metrics
+            part = found.voxels if name.startswith("lesion_n_") else found.scores
+            assert part["b"][str(value)][name] == pytest.approx(expected, nan_ok=True)
+    assert {"RVE", "VD", "lesion_F1"} <= set(found.metrics)
+    assert "lesion_F1" in found.definitions
     again = Summary.of(nulled(report.to_json()), "report")
     assert again.scores["b"]["1"] == pytest.approx(found.scores["b"]["1"], nan_ok=True)
 
 
 def test_ours_and_nnunets_say_the_same_about_dice(pairs, labels):
-    ours = Summary.of(evaluate(*pairs, labels=labels).to_json(), "ours")
+    ours = Summary.of(evaluate(*pairs, labels=labels, preset="nnunet").to_json(), "ours")
     theirs = Summary.of(NNUNET, "theirs")
     assert ours.definitions["Dice"] == theirs.definitions["Dice"]
     assert ours.rule == theirs.rule

@@ -18,6 +18,8 @@ from voxelsam.errors import InputError
 from voxelsam.evaluate import surface
 from voxelsam.evaluate.surface import assd, distances, hd, hd95, hd95_pooled, nsd
 
+pytestmark = pytest.mark.filterwarnings("ignore:Please import .correlate.:DeprecationWarning")  # of surface_distance
+
 SPACING = (0.7, 1.1, 2.3)
 ORDERS = list(permutations(range(3)))
 

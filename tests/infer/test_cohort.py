@@ -297,7 +297,7 @@ def test_the_quality_of_every_mask_stands_in_record_and_table(trained: Path, pha
     with record.recording("predict") as noted:
         noted.path = cohort.place(todo, tmp_path / "out")
         list(cohort.run(predictor, todo, noted=noted))
-    rows = list(csv.DictReader((tmp_path / "out" / cohort.TABLE).open(encoding="utf-8")))
+    rows = list(csv.DictReader((tmp_path / "out" / cohort.TABLE).read_text("utf-8").splitlines()))
     assert (tmp_path / "out" / cohort.TABLE).read_text().startswith(kept)
     assert {row["case"] for row in rows} == {task.id for task in todo}
     assert {row["structure"] for row in rows} - {""} == set(predictor.labels.names)

@@ -43,14 +43,14 @@ def in_training(module: TrainingModule, batch: Any, index: int) -> bool:
 
 
 def in_validation(module: TrainingModule, batch: Any, index: int) -> bool:
-    return module.current_epoch == 1 and index == 1
+    return module.current_epoch == 0 and index == 1
 
 
 def half_way(trainer: Any, path: Path) -> bool:
-    return trainer.current_epoch == 1 and trainer.fit_loop.epoch_loop.batch_progress.current.ready == 2
+    return trainer.current_epoch == 0 and trainer.fit_loop.epoch_loop.batch_progress.current.ready == 2
 
 
-def last_of_three(place: Path) -> Callable[..., bool]:
+def second_at(place: Path) -> Callable[..., bool]:
     """Whether this is the second time that something lands at a place."""
     times = []
 
@@ -70,16 +70,23 @@ def put_half(new: Path, place: Path) -> bool:
     return False
 
 
+def begun(folder: Path, module: TrainingModule, index: int) -> bool:
+    """Writes down with which epoch and batch a run went on; kills nothing."""
+    if not (folder / "begun").exists():
+        (folder / "begun").write_text(f"{module.current_epoch} {index}")
+    return False
+
+
 POINTS: dict[str, Callable[[Path], None]] = {
     "in an epoch": lambda folder: before(TrainingModule, "training_step", in_training),
     "in validation": lambda folder: before(TrainingModule, "validation_step", in_validation),
     "before a state inside of an epoch": lambda folder: before(state, "save", half_way),
-    "before the state is in its place": lambda folder: before(Path, "replace", last_of_three(folder / "state.ckpt")),
-    "before the history is in its place": lambda folder: before(Path, "replace", last_of_three(folder / "metrics.csv")),
+    "before the state is in its place": lambda folder: before(Path, "replace", second_at(folder / "state.ckpt")),
+    "before the history is in its place": lambda folder: before(Path, "replace", second_at(folder / "metrics.csv")),
     "between the renames of a bundle": lambda folder: before(bundle, "_put", put_half),
     "while a bundle is written": lambda folder: before(bundle, "card", lambda known: known.training.get("epoch") == 1),
 }
-"""Where a run is killed, in its second epoch."""
+"""Where a run of two epochs is killed."""
 
 
 def forked(work: Callable[[], Any]) -> int:
@@ -107,6 +114,7 @@ def main(data: Path, runs: Path, recipe: dict[str, Any]) -> dict[str, Any]:
             train(data, folder, settings=recipe)
 
         def gone_on(folder: Path = folder) -> None:
+            before(TrainingModule, "training_step", lambda module, batch, index: begun(folder, module, index))
             train(data, folder, resume=True)
 
         first = forked(killed)

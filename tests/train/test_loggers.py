@@ -36,24 +36,23 @@ def test_tensorboard_and_the_table_are_always_there(trained: Path) -> None:
 def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Takes the place of both tools; gives what they were told."""
     import lightning.pytorch.loggers as theirs
-    from lightning.pytorch.loggers import CSVLogger
+    from lightning.pytorch.loggers import Logger
 
     seen: dict[str, Any] = {}
 
-    def stand_in(name: str) -> type[CSVLogger]:
-        class StandIn(CSVLogger):
-            def __init__(self, *arguments: Any, **options: Any) -> None:
-                super().__init__(os.devnull)
-                seen[name] = {"arguments": arguments, **options}
+    def stand_in(name: str) -> type[Logger]:
+        class StandIn(Logger):
+            name, version = name, "0"
 
-            def log_hyperparams(self, params: Any = None) -> None:
-                seen[name]["recipe"] = params
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__()
+                seen[self.name] = {"arguments": arguments, **options}
+
+            def log_hyperparams(self, params: Any) -> None:
+                seen[self.name]["recipe"] = params
 
             def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-                seen[name].setdefault("metrics", {}).update(metrics)
-
-            def save(self) -> None:
-                pass
+                seen[self.name].setdefault("metrics", {}).update(metrics)
 
         return StandIn
 

@@ -104,7 +104,7 @@ def test_the_same_bytes_with_another_date_are_the_same_data(folder: Path, data: 
 @pytest.mark.parametrize(
     ("section", "values", "named"),
     [
-        ("train", {"lr": 0.001}, "train.lr: 0.0008 → 0.001"),
+        ("train", {"lr": 0.002}, "train.lr: 0.001 → 0.002"),
         ("train", {"epochs": 3}, "train.epochs: 2 → 3"),
         ("train", {"batch": 1}, "train.batch: 2 → 1"),
         ("train", {"precision": "bf16"}, "train.precision: fp32 → bf16"),

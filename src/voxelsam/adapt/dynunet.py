@@ -118,4 +118,6 @@ def build(config: Config, backbone: Backbone, classes: int) -> Adaptation:
         filters=[min(widest, config.filters * 2**stage) for stage in range(len(planned.strides))],
         res_block=config.residual,
     )
+    for again in ("input_block", "downsamples", "bottleneck", "upsamples"):  # all of them lie in skip_layers too
+        delattr(network, again)
     return adaptation(Whole(network, config, planned.steps, planned.steps))

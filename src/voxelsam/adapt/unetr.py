@@ -8,6 +8,8 @@ patch, so that it takes stacks of the size that it is built for.
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from voxelsam.adapt import Adaptation
 from voxelsam.adapt._whole import Input, Whole, adaptation
 from voxelsam.nn.backbone import Backbone
@@ -55,4 +57,6 @@ def build(config: Config, backbone: Backbone, classes: int) -> Adaptation:
         num_heads=config.num_heads,
         spatial_dims=axes,
     )
+    for block in network.vit.blocks:
+        block.norm_cross_attn = nn.Identity()  # MONAI builds it for a cross attention that UNETR has not
     return adaptation(Whole(network, config, [STEP] * axes, sides, fixed=True))

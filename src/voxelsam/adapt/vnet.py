@@ -25,7 +25,7 @@ class Config(Input):
     """What can be chosen about V-Net."""
 
     dropout: float = 0.5
-    """Share of channels that are dropped in the deeper stages, as in MONAI; the paper has none."""
+    """Share of channels that are dropped, as in MONAI; the paper has none."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,10 +50,12 @@ def build(config: Config, backbone: Backbone, classes: int) -> Adaptation:
         spatial_dims=axes,
         in_channels=4 if colour else 1,
         out_channels=classes,
-        dropout_prob_down=config.dropout or None,
-        dropout_prob_up=(config.dropout or None, config.dropout or None),
-        dropout_dim=axes,
     )
+    dropout = nn.Dropout2d if axes == 2 else nn.Dropout3d
+    for part in list(network.modules()):
+        for name, child in part.named_children():
+            if isinstance(child, nn.Dropout3d):  # MONAI's also in two dimensions, where it drops whole slices
+                setattr(part, name, dropout(config.dropout))
     if colour:
         network = nn.Sequential(WithMean(), network)
     return adaptation(Whole(network, config, [STEP] * axes, [STEP] * axes))

@@ -99,10 +99,13 @@ def flagged(case: "Outcome") -> "Outcome":
     """Warns of what says that the masks of a case may be bad, unless its code is accepted; gives the case back."""
     from voxelsam.checks import accepted
 
+    told: dict[str, list[str]] = {}
     for flag in case.flags:
-        if not accepted(flag.code):
+        told.setdefault(flag.code, []).extend([] if accepted(flag.code) else [flag.message])
+    for code, messages in told.items():
+        if messages:
             err.print("[bold yellow]warning:[/] ", end="")
-            err.print(f"{flag.code}: {case.id}: {flag.message}", markup=False)
+            err.print(f"{code}: {case.id}: {'; '.join(messages)}", markup=False)
     return case
 
 

@@ -177,7 +177,7 @@ def changed(preset: Preset, **choices: Any) -> Preset:
     """
     other = {name: value for name, value in choices.items() if value is not None}
     result = replace(preset, **other)
-    return result if result == preset else replace(result, name=f"{preset.name}, changed")
+    return preset if result == preset else replace(result, name=f"{preset.name}, changed")
 
 
 def preset_of(name: str) -> Preset:

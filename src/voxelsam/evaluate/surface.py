@@ -23,12 +23,12 @@ case scores in a table is a rule of ``measures``.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from itertools import product
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, UInt8
 from scipy.ndimage import binary_erosion
 from scipy.spatial import KDTree
 
@@ -187,18 +187,25 @@ def _surface(
     mask: Mask, spacing: Sequence[float], faces: Faces
 ) -> tuple[Int64[np.ndarray, "n axes"], Float64[np.ndarray, " n"]]:
     """Places between voxel centres that the surface runs through, and the surface's area there."""
-    from monai.metrics.utils import get_code_to_measure_table
-
-    table, weights = get_code_to_measure_table(tuple(float(step) for step in spacing))
+    table, weights = _areas(tuple(float(step) for step in spacing))
     closed = np.pad(mask, 1) if faces == "closed" else mask
     if min(closed.shape) < 2:
         return np.zeros((0, mask.ndim), np.int64), np.zeros(0)
     code = np.zeros([size - 1 for size in closed.shape], np.uint8)
     for corner in product((0, 1), repeat=mask.ndim):
         part = closed[tuple(slice(start, start + size) for start, size in zip(corner, code.shape, strict=True))]
-        code += part * np.uint8(weights[0, 0][corner])
+        code += part * weights[corner]
     places = np.argwhere((code > 0) & (code < 2 ** (2**mask.ndim) - 1))
-    return places, table.double().numpy()[code[tuple(places.T)]]
+    return places, table[code[tuple(places.T)]]
+
+
+@cache
+def _areas(spacing: tuple[float, ...]) -> tuple[Float64[np.ndarray, " codes"], UInt8[np.ndarray, "*corners"]]:
+    """Area of surface between neighbouring voxel centres by the code of those inside, and each corner's share of it."""
+    from monai.metrics.utils import get_code_to_measure_table
+
+    table, weights = get_code_to_measure_table(spacing)
+    return table.double().numpy(), weights[0, 0].numpy().astype(np.uint8)
 
 
 def _nearest(

@@ -208,8 +208,8 @@ def judge(tally: Tally, labels: LabelMap, volume: Volume, models: Sequence[Descr
 
 def _sources(models: Sequence[Description]) -> dict[str, Source]:
     """Per measure that can be judged: where its thresholds come from."""
-    learnt: dict[str, Source] = {score: "validation" for score in MEASURES if _learnt(models, score)}
-    return dict.fromkeys(DEFAULTS, "default") | learnt
+    sources: dict[str, Source] = dict.fromkeys(DEFAULTS, "default")
+    return sources | dict.fromkeys((score for score in MEASURES if _learnt(models, score)), "validation")
 
 
 def _unsure(structures: Mapping[str, StructureQuality], models: Sequence[Description]) -> Iterator[Flag]:

@@ -108,7 +108,7 @@ def _rows(quality: Mapping[str, Quality], dice: Dice) -> Iterator[dict[str, Any]
             true = dice.get(case, {}).get(structure)
             if true is not None and not np.isnan(true):
                 flagged = any(flag.structure in ("", structure) for flag in said.flags)
-                values = {measure: getattr(one, measure) for measure in MEASURES}
+                values: dict[str, float | None] = {measure: getattr(one, measure) for measure in MEASURES}
                 yield {"case": case, "structure": structure, "dice": float(true), **values, "flagged": flagged}
 
 

@@ -38,6 +38,10 @@ from voxelsam.train.recipe import Recipe
 PROGRAM = 750 * 10**6
 """Memory of the program itself with its libraries, before any data or weights."""
 
+KEPT = 1.5
+"""What a processor's memory grows by for each byte of tensors that live at the same time (measured with glibc, see
+``benchmarks/estimates.py``)."""
+
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 PRODUCTS = ("linear", "matmul", "bmm", "einsum", "conv1d", "conv2d", "conv3d", "conv_transpose2d", "conv_transpose3d")
@@ -385,10 +389,18 @@ def memory(recipe: Recipe, setup: Setup, device: str) -> int:
     """
     train = recipe.train
     step, batch = training_step(setup, _own_batch(recipe)), _own_batch(recipe)
-    needed = networks(setup).weights + _optimiser(recipe, setup) + step.peak + _stack(setup) * batch
+    needed = networks(setup).weights + _optimiser(recipe, setup) + held(step, device) + _stack(setup) * batch
     if device != "cpu":
         return needed
     return needed + PROGRAM * (1 + train.workers) + _stack(setup) * batch * (2 + 2 * train.workers)
+
+
+def held(work: Work, device: str) -> int:
+    """Bytes that a step takes from the system.
+
+    The memory allocator of a processor keeps part of what was freed, in pieces too small for the next tensor.
+    """
+    return round(work.peak * KEPT) if device == "cpu" else work.peak
 
 
 def _own_batch(recipe: Recipe) -> int:
@@ -539,16 +551,16 @@ def estimate(recipe: Recipe, setup: Setup, data: Data, device: str, fast: Speed 
             "seconds_per_case": asked,
         }
     scores = 4 * setup.classes * setup.size[0] * setup.size[1] * (setup.depth + 2)
-    answering = model.weights + passed.peak + stack + scores
+    answering = model.weights + held(passed, device) + stack + scores
     volume = data.largest * (4 * data.channels + 2)
     return Estimate(
         parameters=model.parameters,
         trained=model.trained,
         weights=model.weights,
         optimiser=_optimiser(recipe, setup),
-        activations=step.peak,
+        activations=held(step, device),
         memory=needed,
-        ram=here if device == "cpu" else here - step.peak - _optimiser(recipe, setup),
+        ram=here if device == "cpu" else here - held(step, "cpu") - _optimiser(recipe, setup),
         prediction=answering + (PROGRAM + volume if device == "cpu" else 0),
         cache=data.prepared,
         run=2 * model.saved + model.saved + 2 * own + (0 if train.ema is None else own),

@@ -322,8 +322,9 @@ def _small_data(plan: Plan, facts: Facts) -> Iterator[tuple[str, Any, str]]:
     few = f"{facts.patients} labelled patients"
     yield "augment.preset", "few", f"few: strong changes of shape and grey values, for {few}"
     yield "train.ema", 0.999, f"a running average of the weights: steadier than one last step, for {few}"
-    if facts.seeded or not adapt.needs_backbone(method(plan.recipe)[0]):
-        return
+    stated = set(plan.given.get("adapt") or {}) - {"name"}
+    if facts.seeded or stated or not adapt.needs_backbone(method(plan.recipe)[0]):
+        return  # random weights have all to learn, and who states options means the method as it stands
     options = {field.name for field in fields(adapt.config_of(method(plan.recipe)[0]))}
     for name, value in SMALL.items():
         if name in options:
