@@ -45,10 +45,10 @@ def main() -> None:
     rows = [measured_and_estimated(name, options) for name in SHAPES if options.only in name]
     print(f"{'shape':36} {'memory':>10} {'estimate':>10} {'error':>7} {'step':>8} {'estimate':>9} {'error':>7}")
     for row in rows:
+        memory, seconds = (row[f"{key}_estimate"] / row[key] - 1 for key in ("memory", "seconds"))
         print(
-            f"{row['shape']:36} {row['memory'] / 1e6:7.0f} MB {row['memory_estimate'] / 1e6:7.0f} MB "
-            f"{row['memory_estimate'] / row['memory'] - 1:+7.0%} {row['seconds']:6.2f} s {row['seconds_estimate']:7.2f} s "
-            f"{row['seconds_estimate'] / row['seconds'] - 1:+7.0%}"
+            f"{row['shape']:36} {row['memory'] / 1e6:7.0f} MB {row['memory_estimate'] / 1e6:7.0f} MB {memory:+7.0%} "
+            f"{row['seconds']:6.2f} s {row['seconds_estimate']:7.2f} s {seconds:+7.0%}"
         )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")
@@ -83,7 +83,7 @@ def one(name: str, device: str, precision: str) -> dict[str, Any]:
     return {
         "shape": name,
         "memory": memory,
-        "memory_estimate": cost.held(work, device) + 8 * sizes.trained + (sizes.weights if device != "cpu" else 0),
+        "memory_estimate": cost.resident(work, device) + 8 * sizes.trained + (sizes.weights if device != "cpu" else 0),
         "seconds": seconds,
         "seconds_estimate": fast.seconds(work),
         "work": [work.peak, work.flops, work.moved, work.calls],

@@ -77,7 +77,9 @@ def distance(panel: Any) -> None:
 
 def percentiles(panel: Any) -> None:
     """All distances, sorted by direction, and both kinds of HD95."""
-    truth, guess = disc(20, 20, 13), disc(20, 20, 13) | disc(36, 3, 1.0)
+    truth = disc(20, 20, 13)
+    guess = truth.copy()
+    guess[34:37, 3:5] = True
     found = surface.distances(guess, truth, STEP)
     bins = np.linspace(0, found.hd + 1, 30)
     panel.hist([found.forward, found.backward], bins=bins, color=[PREDICTION, REFERENCE], stacked=True, log=True)

@@ -4,6 +4,8 @@ The backbone is frozen, its state dict is the public checkpoint. The adaptation 
 bundle stores. This is the only place where the two meet.
 """
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float
@@ -49,7 +51,7 @@ class Segmenter(nn.Module):
         Raises:
             ConfigError: the image encoder of this method cannot.
         """
-        encoder = self.adaptation.image_encoder or self.backbone.image_encoder
+        encoder: Any = self.adaptation.image_encoder or self.backbone.image_encoder
         if not isinstance(getattr(encoder, "checkpointing", None), bool):
             raise ConfigError(
                 f"train.checkpointing: {type(encoder).__name__} cannot compute its blocks again; leave it out, and "

@@ -18,7 +18,7 @@ from voxelsam.errors import InputError
 from voxelsam.evaluate import surface
 from voxelsam.evaluate.surface import assd, distances, hd, hd95, hd95_pooled, nsd
 
-pytestmark = pytest.mark.filterwarnings("ignore:Please import .correlate.:DeprecationWarning")  # of surface_distance
+pytestmark = pytest.mark.filterwarnings("ignore:Please import:DeprecationWarning")  # of surface_distance
 
 SPACING = (0.7, 1.1, 2.3)
 ORDERS = list(permutations(range(3)))
@@ -60,7 +60,8 @@ def values(a, b, spacing):
 
 
 def same(first, second):
-    return first == pytest.approx(second, nan_ok=True, rel=1e-9)
+    """Up to the precision of the areas, which MONAI gives as float32."""
+    return first == pytest.approx(second, nan_ok=True, rel=1e-6)
 
 
 @pytest.mark.parametrize("faces", ["closed", "open"])
@@ -154,6 +155,7 @@ def test_flat_surface_dice_is_that_of_the_reference_package(a, b, tolerance):
     assert nsd(a, b, (0.7, 2.3), tolerance) == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")  # MONAI's own call
 @settings(max_examples=15, deadline=None)
 @given(masks.filter(np.any), masks.filter(np.any), spacings)
 def test_distances_and_surface_dice_are_those_of_monai(a, b, spacing):
@@ -205,7 +207,7 @@ class TestToys:
         assert hd95(guess, truth, (1.0, 1.0, 1.0)) == pytest.approx(17.51, abs=5e-3)
         assert nsd(guess, truth, (1.0, 1.0, 1.0), 2) == pytest.approx(0.9713, abs=5e-5)
         judge = surface_distance.compute_surface_distances(truth, guess, (1.0, 1.0, 1.0))
-        assert surface_distance.compute_robust_hausdorff(judge, 95) == pytest.approx(16.6, abs=0.1)  # area-weighted
+        assert surface_distance.compute_robust_hausdorff(judge, 95) == pytest.approx(16.58, abs=5e-3)  # area-weighted
 
     def test_spacing_decides(self):
         truth = np.zeros((9, 9, 9), bool)
@@ -291,7 +293,8 @@ def test_area_counts_and_not_voxels():
     share = nsd(a, b, (1.0, 1.0, 5.0), 2.0)
     judge = surface_distance.compute_surface_distances(b, a, (1.0, 1.0, 5.0))
     assert share == pytest.approx(surface_distance.compute_surface_dice_at_tolerance(judge, 2.0), abs=1e-6)
-    assert share < 0.8
+    pooled = distances(a, b, (1.0, 1.0, 5.0)).pooled
+    assert share > (pooled <= 2.0).mean() + 0.1
 
 
 EMPTY = np.zeros((2, 3, 4), bool)

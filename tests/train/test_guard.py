@@ -22,6 +22,12 @@ Settings = dict[str, dict[str, Any]]
 Command = Callable[..., tuple[int, str, str]]
 
 
+@pytest.fixture(scope="module")
+def small(small: Settings) -> Settings:
+    """The cheapest run: two batches in an epoch, and only a decoder is trained."""
+    return small | {"adapt": {"name": "decoder_only"}, "train": small["train"] | {"stacks_per_epoch": 4}}
+
+
 def contents(folder: Path) -> dict[str, str]:
     """What of a run must outlive a failure."""
     names = ("best", "last", "state.ckpt", "metrics.csv", "recipe.yaml")

@@ -40,19 +40,19 @@ def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
     seen: dict[str, Any] = {}
 
-    def stand_in(name: str) -> type[Logger]:
+    def stand_in(tool: str) -> type[Logger]:
         class StandIn(Logger):
-            name, version = name, "0"
+            name, version = tool, "0"
 
             def __init__(self, *arguments: Any, **options: Any) -> None:
                 super().__init__()
-                seen[self.name] = {"arguments": arguments, **options}
+                seen[tool] = {"arguments": arguments, **options}
 
             def log_hyperparams(self, params: Any) -> None:
-                seen[self.name]["recipe"] = params
+                seen[tool]["recipe"] = params
 
             def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-                seen[self.name].setdefault("metrics", {}).update(metrics)
+                seen[tool].setdefault("metrics", {}).update(metrics)
 
         return StandIn
 

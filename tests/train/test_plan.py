@@ -48,6 +48,13 @@ def test_the_yaml_is_the_recipe(phantom: Path) -> None:
             assert reason.split()[0] in text, path
 
 
+def test_a_plan_serves_all_folds(phantom: Path) -> None:
+    open_fold = yaml.safe_load(made(phantom, SMALL).plan.to_yaml())
+    stated = yaml.safe_load(made(phantom, config.merge(SMALL, {"data": {"fold": 1}})).plan.to_yaml())
+    assert "fold" not in open_fold["data"]
+    assert stated["data"]["fold"] == 1
+
+
 def test_a_reason_stands_above_its_choice(phantom: Path) -> None:
     lines = made(phantom, SMALL).plan.to_yaml().splitlines()
     place = next(number for number, line in enumerate(lines) if line.startswith("  keep:"))

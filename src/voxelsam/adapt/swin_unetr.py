@@ -7,6 +7,8 @@ so sides are padded to multiples of 32, and height and width to at least 64.
 
 from dataclasses import dataclass
 
+import torch
+
 from voxelsam.adapt import Adaptation
 from voxelsam.adapt._whole import Input, Whole, adaptation
 from voxelsam.nn.backbone import Backbone
@@ -33,5 +35,8 @@ def build(config: Config, backbone: Backbone, classes: int) -> Adaptation:
     """A fresh network."""
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-    network = SwinUNETR(config.channels, classes, feature_size=config.feature_size, spatial_dims=config.dimensions)
+    place = torch.empty(0).device
+    with torch.device("cpu"):  # MONAI reads numbers out of a tensor, which has none on the meta device
+        network = SwinUNETR(config.channels, classes, feature_size=config.feature_size, spatial_dims=config.dimensions)
+    network.to(place)
     return adaptation(Whole(network, config, [STEP] * config.dimensions, [STEP, LEAST, LEAST][-config.dimensions :]))

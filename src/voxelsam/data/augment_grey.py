@@ -19,7 +19,7 @@ Grey = Float[Tensor, "depth channels height width"]
 
 def contrast(pictures: Pictures, factor: float) -> Pictures:
     """Distances to the mean of the stack times a factor."""
-    from monai.transforms import ScaleIntensityFixedMean
+    from monai.transforms.intensity.array import ScaleIntensityFixedMean
 
     return through(ScaleIntensityFixedMean(factor=factor - 1), pictures).clamp_(0, 1)
 
@@ -31,21 +31,21 @@ def brightness(pictures: Pictures, factor: float) -> Pictures:
 
 def multiplied(values: Grey, factor: float) -> Grey:
     """Values times a factor."""
-    from monai.transforms import ScaleIntensity
+    from monai.transforms.intensity.array import ScaleIntensity
 
     return through(ScaleIntensity(minv=None, maxv=None, factor=factor - 1), values)
 
 
 def stretched(values: Grey, factor: float) -> Grey:
     """Distances to the mean times a factor; what leaves the range that the values had is cut off."""
-    from monai.transforms import ScaleIntensityFixedMean
+    from monai.transforms.intensity.array import ScaleIntensityFixedMean
 
     return through(ScaleIntensityFixedMean(factor=factor - 1, preserve_range=True), values)
 
 
 def shifted(pictures: Pictures, offset: float) -> Pictures:
     """A number added to every grey value."""
-    from monai.transforms import ShiftIntensity
+    from monai.transforms.intensity.array import ShiftIntensity
 
     return through(ShiftIntensity(offset), pictures).clamp_(0, 1)
 
@@ -59,7 +59,7 @@ def gamma(values: Grey, exponent: float, *, inverted: bool = False, keep: bool =
         inverted: of the negative.
         keep: give the result the mean and standard deviation that the values had.
     """
-    from monai.transforms import AdjustContrast
+    from monai.transforms.intensity.array import AdjustContrast
 
     return through(AdjustContrast(float(exponent), invert_image=inverted, retain_stats=keep), values)
 
@@ -72,7 +72,7 @@ def noisy(values: Grey, deviation: float, seed: int) -> Grey:
         deviation: of the noise.
         seed: of the noise.
     """
-    from monai.transforms import RandGaussianNoise
+    from monai.transforms.intensity.array import RandGaussianNoise
 
     noise = RandGaussianNoise(prob=1, std=deviation, sample_std=False).set_random_state(seed)
     depth, _, height, width = values.shape
@@ -86,7 +86,7 @@ def blurred(values: Grey, sigma: float) -> Grey:
         values: any units.
         sigma: of the Gaussian, pixels.
     """
-    from monai.transforms import GaussianSmooth
+    from monai.transforms.intensity.array import GaussianSmooth
 
     smooth = through(GaussianSmooth(sigma), rearrange(values, "d c h w -> (d c) h w"))
     return rearrange(smooth, "(d c) h w -> d c h w", d=values.shape[0])
@@ -99,7 +99,7 @@ def coarse(values: Grey, zoom: float) -> Grey:
         values: any units.
         zoom: share of the pixels along each side, above 0 to 1.
     """
-    from monai.transforms import RandSimulateLowResolution
+    from monai.transforms.spatial.array import RandSimulateLowResolution
 
     low = RandSimulateLowResolution(1, "nearest-exact", "bilinear", zoom_range=(zoom, zoom)).set_random_state(0)
     changed = through(low, rearrange(values, "d c h w -> (d c) h w"))
@@ -114,7 +114,7 @@ def shaded(pictures: Pictures, reach: float, seed: int) -> Pictures:
         reach: of the coefficients of the polynomial, each -reach to reach.
         seed: of the coefficients.
     """
-    from monai.transforms import RandBiasField
+    from monai.transforms.intensity.array import RandBiasField
 
     field = RandBiasField(coeff_range=(-reach, reach), prob=1).set_random_state(seed)
     return (pictures * through(field, torch.ones(1, *pictures.shape[2:]))).clamp_(0, 1)

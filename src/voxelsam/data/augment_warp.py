@@ -31,7 +31,7 @@ def through(transform: Any, data: Tensor) -> Tensor:
         transform: not random, or seeded.
         data: channels first, as MONAI wants it.
     """
-    from monai.utils import convert_to_tensor
+    from monai.utils.type_conversion import convert_to_tensor
 
     changed: Tensor = convert_to_tensor(transform(data), track_meta=False)
     return changed
@@ -62,9 +62,9 @@ class Warp:
 
     def _grid(self, size: Size, matrix: Matrix, bend: Bend | None) -> Float[Tensor, "3 height width"]:
         """Places in the original, homogeneous."""
-        from monai.transforms import AffineGrid
+        from monai.transforms.spatial.array import AffineGrid
 
-        grid: Tensor = AffineGrid(affine=matrix)(size)[0]
+        grid = torch.as_tensor(AffineGrid(affine=matrix)(size)[0])
         if bend is not None:
             grid[:2] += bend
         return grid
@@ -85,7 +85,7 @@ class Warp:
     def _resample(
         self, data: Float[Tensor, "channels h w"], grid: Float[Tensor, "3 h w"], mode: str
     ) -> Float[Tensor, "channels h w"]:
-        from monai.transforms import Resample
+        from monai.transforms.spatial.array import Resample
 
         resample = Resample(mode=mode, padding_mode="zeros", align_corners=False, dtype=np.float32)
         return through(lambda channels: resample(channels, grid), data)
@@ -102,7 +102,8 @@ def picked(
         inside: where there is one.
     """
     found = data.flatten(-2).index_select(-1, index.clamp(min=0).flatten())
-    return found.unflatten(-1, index.shape) * inside
+    shown: Tensor = found.reshape(*data.shape[:-2], *index.shape) * inside
+    return shown
 
 
 def rotation(degrees: float) -> Matrix:
@@ -143,7 +144,7 @@ def waves(size: Size, random: np.random.Generator, reach: float, points: int = 8
         reach: their standard deviation, share of the longer side.
         points: along each side.
     """
-    from monai.transforms import Resize
+    from monai.transforms.spatial.array import Resize
 
     steps = torch.from_numpy(random.standard_normal((2, points, points), dtype=np.float32)) * (reach * max(size))
     return through(Resize(size, mode="bicubic"), steps)
@@ -157,7 +158,7 @@ def quarter_turns(pictures: Pictures, target: Target, turns: int) -> tuple[Pictu
         target: its mask.
         turns: 0..3; odd ones become the half turn below them where slices are not square: a batch has one size.
     """
-    from monai.transforms import Rotate90
+    from monai.transforms.spatial.array import Rotate90
 
     if pictures.shape[2] != pictures.shape[3]:
         turns -= turns % 2
@@ -173,7 +174,7 @@ def mirrored(pictures: Pictures, target: Target, axis: int) -> tuple[Pictures, T
         target: its mask.
         axis: 0 flips rows, 1 flips columns.
     """
-    from monai.transforms import Flip
+    from monai.transforms.spatial.array import Flip
 
     flip = Flip(spatial_axis=axis)
     return _each(flip, pictures), through(flip, target)

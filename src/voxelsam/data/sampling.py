@@ -66,7 +66,8 @@ class Shown:
     @property
     def empty(self) -> Bool[np.ndarray, " stacks"]:
         """Stacks that show no structure."""
-        return ~self.structures.any(axis=1)
+        none: Bool[np.ndarray, " stacks"] = np.logical_not(self.structures.any(axis=1))
+        return none
 
 
 class Draw:
@@ -113,7 +114,8 @@ class Draw:
         empties = spread(self._of_empty, self.shown.cases, self.empties, random)
         others = spread(self._of_others, self.shown.cases, self.length - self.empties, random)
         drawn = random.permutation(np.concatenate([empties, others]))
-        return drawn + len(self.shown.cases) * times_before(drawn)
+        numbers: Int[np.ndarray, " length"] = drawn + len(self.shown.cases) * times_before(drawn)
+        return numbers
 
 
 def longest(length: int, others: int, empty: float) -> int:
@@ -145,7 +147,8 @@ def balanced(
     if not there.any():
         return weights
     equal = (each[:, there] / totals[there]).mean(axis=1)
-    return (1 - balance) * weights / weights.sum() + balance * equal
+    mixed: Float[np.ndarray, " stacks"] = (1 - balance) * weights / weights.sum() + balance * equal
+    return mixed
 
 
 def spread(
@@ -166,7 +169,8 @@ def spread(
     candidates = candidates[np.lexsort((random.random(len(candidates)), turn))]
     ends = np.cumsum(weights[candidates])
     teeth = (np.arange(count) + random.uniform(0.001, 0.999)) / count * ends[-1]  # never on an end: sums are rounded
-    return candidates[np.searchsorted(ends, teeth)]
+    chosen: Int[np.ndarray, " count"] = candidates[np.searchsorted(ends, teeth)]
+    return chosen
 
 
 def times_before(drawn: Int[np.ndarray, " draws"]) -> Int[np.ndarray, " draws"]:

@@ -70,11 +70,11 @@ class Work:
         return Work(self.peak, round(self.flops * factor), round(self.moved * factor), round(self.calls * factor))
 
 
-class Meter(TorchDispatchMode):
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the work of all operations inside the ``with`` block."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = self.flops = self.moved = self.calls = 0
         self._held: dict[int, int] = {}
 
@@ -141,7 +141,7 @@ class Kernels(TorchFunctionMode):
             kwargs = {key: self._halved(value) for key, value in kwargs.items()}
         if func is F.scaled_dot_product_attention:
             q, k, v = (kwargs.get(key, args[place] if place < len(args) else None) for place, key in enumerate(_QKV))
-            return _Fused.apply(q, k, v, self.meter)
+            return _Fused.apply(q, k, v, self.meter)  # type: ignore[no-untyped-call]
         if self.half is not None and name in ("softmax", "log_softmax", "layer_norm", "cross_entropy"):
             args = tuple(value.float() if _is_half(value) else value for value in args)
         return func(*args, **kwargs)
@@ -389,13 +389,13 @@ def memory(recipe: Recipe, setup: Setup, device: str) -> int:
     """
     train = recipe.train
     step, batch = training_step(setup, _own_batch(recipe)), _own_batch(recipe)
-    needed = networks(setup).weights + _optimiser(recipe, setup) + held(step, device) + _stack(setup) * batch
+    needed = networks(setup).weights + _optimiser(recipe, setup) + resident(step, device) + _stack(setup) * batch
     if device != "cpu":
         return needed
     return needed + PROGRAM * (1 + train.workers) + _stack(setup) * batch * (2 + 2 * train.workers)
 
 
-def held(work: Work, device: str) -> int:
+def resident(work: Work, device: str) -> int:
     """Bytes that a step takes from the system.
 
     The memory allocator of a processor keeps part of what was freed, in pieces too small for the next tensor.
@@ -551,16 +551,16 @@ def estimate(recipe: Recipe, setup: Setup, data: Data, device: str, fast: Speed 
             "seconds_per_case": asked,
         }
     scores = 4 * setup.classes * setup.size[0] * setup.size[1] * (setup.depth + 2)
-    answering = model.weights + held(passed, device) + stack + scores
+    answering = model.weights + resident(passed, device) + stack + scores
     volume = data.largest * (4 * data.channels + 2)
     return Estimate(
         parameters=model.parameters,
         trained=model.trained,
         weights=model.weights,
         optimiser=_optimiser(recipe, setup),
-        activations=held(step, device),
+        activations=resident(step, device),
         memory=needed,
-        ram=here if device == "cpu" else here - held(step, "cpu") - _optimiser(recipe, setup),
+        ram=here if device == "cpu" else here - resident(step, "cpu") - _optimiser(recipe, setup),
         prediction=answering + (PROGRAM + volume if device == "cpu" else 0),
         cache=data.prepared,
         run=2 * model.saved + model.saved + 2 * own + (0 if train.ema is None else own),

@@ -10,11 +10,14 @@ sums over the whole batch (:func:`total`), so that each process has the loss and
 
 import logging
 import os
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -69,7 +72,7 @@ def current() -> Group:
 
 def started_together() -> bool:
     """Whether this process was started as one of several, by ``torchrun`` or :func:`launch`."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return {"RANK", "LOCAL_RANK"} <= os.environ.keys() and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def leads() -> bool:
@@ -196,10 +199,11 @@ def naming_losses() -> Iterator[None]:
     except RuntimeError as error:
         if _group.size == 1 or not any(sign in str(error).lower() for sign in LOST):
             raise
+        first = str(error).splitlines()[0].strip()
         raise TrainingError(
-            f"process {_group.rank} of {_group.size} lost the connection to another one: it was killed, ran out of "
-            "memory, or its machine is gone. The last saved state is kept; go on with --continue, with as many "
-            "processes as you like"
+            f"process {_group.rank} of {_group.size} lost the connection to another one, which was killed, ran out of "
+            f"memory, or is on a machine that is gone ({first}). The last saved state is kept; go on with --continue, "
+            "with as many processes as you like"
         ) from None
 
 
@@ -216,22 +220,23 @@ def launch(count: int, work: Callable[..., T], *arguments: object) -> T:
         TrainingError: a process was killed or broke down; the others were ended.
         KeyboardInterrupt: the run was interrupted.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.api import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    plan = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="localhost",
-        max_restarts=0,
-        shutdown_timeout=10,
-    )
-    with _silent("torch.distributed"), _quiet_children():
+    with _silent("torch.distributed"), _quiet_children(), _same_signals(), TemporaryDirectory() as notes:
+        plan = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            shutdown_timeout=10,
+            logs_specs=DefaultLogsSpecs(log_dir=notes),
+        )
         try:
             first: tuple[T | None, VoxelSamError | None] = elastic_launch(plan, _safely)(work, *arguments)[0]
         except ChildFailedError as error:
@@ -254,8 +259,14 @@ def check(devices: int, nodes: int, batch: int, *, shard: bool) -> None:
         shard: the recipe's ``train.shard``.
 
     Raises:
-        ConfigError: several machines without torchrun, more processes than stacks in a step, or nobody to share with.
+        ConfigError: several machines without torchrun, more processes than stacks in a step, nobody to share with, or
+            processes that did not enter ``group``.
     """
+    if started_together() and _group.size == 1:
+        raise ConfigError(
+            "this was started as one of several processes, but only voxelsam train and voxelsam.train.run.train work "
+            "in several: call it without torchrun"
+        )
     if nodes > 1 and _group.size == 1:
         raise ConfigError(
             f"train.nodes is {nodes}, and this is one machine: start the run on each of them with "
@@ -341,6 +352,21 @@ def _end() -> None:
         _tell("the end")
     elif not _group.first and _group.gate_closed:
         _hear()
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    """Gives signals back to who had them: PyTorch's launcher takes them, and keeps them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # Windows has only two of them
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names if hasattr(signal, name)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

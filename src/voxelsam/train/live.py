@@ -149,9 +149,8 @@ class Watch(Callback):
 
 def held() -> int | None:
     """Most memory that was held so far, in MB: of the GPU where there is one, else of the process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated() // 1_000_000
-    return peak_memory()
+    on_gpu = torch.cuda.max_memory_allocated() // 1_000_000 if torch.cuda.is_available() else 0
+    return on_gpu or peak_memory()
 
 
 def _history(module: lightning.LightningModule) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ and reports of usage and errors to their makers are off unless the user set them
 recipe without paths and the numbers of the epochs; no ids of cases.
 """
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -25,6 +26,10 @@ NEEDED = {"mlflow": ("mlflow", "sqlalchemy", "alembic"), "wandb": ("wandb",)}
 
 SILENT = {"MLFLOW_DISABLE_TELEMETRY": "true", "WANDB_ERROR_REPORTING": "false"}
 """Environment of the tools under which they send nothing to their makers; what the user set stays."""
+
+
+TALKERS = {"mlflow": logging.WARNING, "lightning.pytorch.loggers.mlflow": logging.ERROR}
+"""Who tells that a data base is new, and from which level on they may speak."""
 
 
 def require(names: Sequence[str]) -> None:
@@ -60,6 +65,8 @@ def build(folder: Path, names: Sequence[str], recipe: Mapping[str, Any]) -> "lis
     for key, value in SILENT.items() if names else ():
         os.environ.setdefault(key, value)
     if "mlflow" in names:
+        for talker, level in TALKERS.items():
+            logging.getLogger(talker).setLevel(level)
         place = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder / 'mlflow.db').absolute()}"
         loggers.append(MLFlowLogger(PROJECT, run_name=folder.absolute().name, tracking_uri=place))
     if "wandb" in names:

@@ -158,9 +158,11 @@ class Plan:
                 continue
             lines += ["", *([_comment(self.reasons[name])] if name in self.reasons else []), f"{name}:"]
             for key, value in chosen.items():
-                if why := self._why(f"{name}.{key}"):
+                path = f"{name}.{key}"
+                if why := self._why(path):
                     lines.append(textwrap.indent(_comment(why), "  "))
-                lines.append(f"  {key}: {_flow(value)}")
+                if path != "data.fold" or value != 0 or config.has(self.given, path):
+                    lines.append(f"  {key}: {_flow(value)}")  # the first fold stays open, for train --fold all
         return "\n".join(lines).lstrip("\n") + "\n"
 
     def _why(self, path: str) -> str | None:
@@ -413,14 +415,15 @@ def _timed(plan: Plan, facts: Facts, minutes: float, fast: cost.Speed) -> Plan:
 
 def _fitted(plan: Plan, facts: Facts, *, strict: bool) -> Plan:
     """The plan brought down the ladder until it fits into the memory."""
-    if plan.memory is None:
+    limit = plan.memory
+    if limit is None:
         return replace(plan, notes=("the memory of this machine is not known: nothing was made to fit",))
     try:
         need = _need(plan, facts)
-        rungs = [Rung(f"the wish needs more than the {gigabytes(plan.memory)} that may be used", need)]
+        rungs = [Rung(f"the wish needs more than the {gigabytes(limit)} that may be used", need)]
         least = need
         for rung in (_smaller_batch, _checkpointing, _half_precision, _fewer_slices, _smaller_pictures):
-            if need <= plan.memory:
+            if need <= limit:
                 break
             for lower, change in rung(plan, facts):
                 need = _need(lower, facts)
@@ -429,17 +432,17 @@ def _fitted(plan: Plan, facts: Facts, *, strict: bool) -> Plan:
                 plan = lower
                 rungs.append(Rung(change, need))
                 least = min(least, need)
-                if need <= plan.memory:
+                if need <= limit:
                     break
     except cost.UncountableError as error:
         return replace(plan, notes=(f"memory is not estimated: {error}",))
-    if need > plan.memory and not strict:
-        text = f"about {gigabytes(need)} of memory are needed, more than the {gigabytes(plan.memory)} that may be used"
+    if need > limit and not strict:
+        text = f"about {gigabytes(need)} of memory are needed, more than the {gigabytes(limit)} that may be used"
         return replace(plan, notes=(*plan.notes, text), rungs=tuple(rungs))
-    if need > plan.memory:
+    if need > limit:
         tried = "; ".join(rung.change for rung in rungs[1:]) or "everything that could be made smaller is stated"
         raise ConfigError(
-            f"nothing fits into {gigabytes(plan.memory)}: the least needs about {gigabytes(least)} ({tried}). Take a "
+            f"nothing fits into {gigabytes(limit)}: the least needs about {gigabytes(least)} ({tried}). Take a "
             "smaller backbone or a machine with more memory, or state less of the recipe"
         )
     return replace(plan, rungs=tuple(rungs) if len(rungs) > 1 else ())

@@ -67,13 +67,15 @@ def _draw(history: Sequence[Row], timing: Sequence[Row], path: Path) -> None:
 
 def _lines(axes: "Axes", rows: Sequence[Row], columns: dict[str, str], title: str) -> None:
     """One line per column that any row has; epochs are counted from 1."""
+    from matplotlib.ticker import MaxNLocator
+
     for key, name in columns.items():
         points = [(row["epoch"] + 1, row[key]) for row in rows if key in row]
         if points:
             axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
     axes.set_title(title)
     axes.set_xlabel("epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     if 1 < len(axes.lines) <= 16:
         axes.legend(fontsize="small")

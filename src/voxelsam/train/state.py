@@ -57,6 +57,10 @@ class SaveOften(Callback):
         self.saved = 0
         """Step of the last state."""
 
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """A run that goes on has just read its state."""
+        self.saved = trainer.global_step
+
     def on_train_epoch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """The end of an epoch has its own state."""
         self.saved = trainer.global_step
