@@ -4,8 +4,8 @@
     python benchmarks/methods.py table DATA [DATA ...] -o runs
 
 Every training is a process of its own, so that its memory can be read, and gets as many stacks as fit its minutes:
-two short trainings tell how long a stack takes and what an epoch costs besides. The number of epochs is fixed, so the
-learning rate runs through its whole course in every one. What is there already is kept; a run that was stopped begins
+two short trainings before tell how long a stack takes. The number of epochs is fixed, so the learning rate runs through its
+whole course in every one. What is there already is kept; a run that was stopped begins
 again.
 """
 
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from voxelsam.train.job import Job
 
 EPOCHS = 10
-SHORT, LONG = 6, 18
-"""Stacks of the two trainings that measure the speed."""
+WARM, MEASURED = 4, 24
+"""Stacks of the two short trainings before: one to warm up, one that is timed."""
 
 METHODS: dict[str, dict[str, object]] = {
     "ma_sam": {"adapt": {"name": "ma_sam"}},
@@ -107,10 +107,9 @@ def one(data: Path, method: str, minutes: float, seed: int, folder: Path) -> Non
     torch.set_num_threads(1)
     settings = settings_of(method, data)
     ready = job.start(data, folder / "run", config.merge(settings, {"train": {"seed": seed}}))
-    low, high = (fit(ready, folder / f"speed{n}", n, 1) for n in (SHORT, LONG))
-    stack = max((high - low) / (LONG - SHORT), 1e-3)
-    beside = max(low - SHORT * stack, 0.0)
-    stacks = max(int((minutes * 60 / EPOCHS - beside) / stack), 2)
+    fit(ready, folder / "warm", WARM, 1)
+    stack = fit(ready, folder / "measured", MEASURED, 1) / MEASURED
+    stacks = max(int(minutes * 60 / EPOCHS / stack), 2)
     seconds = fit(ready, folder / "run", stacks, EPOCHS)
     trained = bundle.load(folder / "run" / "best")
     predictor = Predictor(trained, device="cpu")

@@ -3,7 +3,9 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from voxelsam.errors import InputError
 from voxelsam.evaluate.lesions import Lesions, detect
@@ -104,6 +106,42 @@ def test_as_many_pairs_as_possible_are_made():
     guess[0, 6:8] = True
     found = detect(guess, truth, 1.0, match="iou", least_iou=0.1)
     assert (found.found, found.right) == (2, 2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(masks, masks, st.sampled_from([0.05, 0.2, 0.5]))
+def test_pairs_are_the_best_of_all_that_are_possible(a, b, least):
+    near = np.ones((3, 3, 3))
+    (parts, count), (lesions, number) = ndimage.label(a, near), ndimage.label(b, near)
+    iou = np.array(
+        [
+            [
+                ((parts == part) & (lesions == lesion)).sum() / ((parts == part) | (lesions == lesion)).sum()
+                for part in range(1, count + 1)
+            ]
+            for lesion in range(1, number + 1)
+        ]
+    ).reshape(number, count)
+
+    def most(rows):
+        """The largest number of pairs, by trying every partner of the first lesion."""
+        if not rows:
+            return lambda taken: 0
+        rest = most(rows[1:])
+        return lambda taken: max(
+            [rest(taken)]
+            + [1 + rest(taken | {part}) for part in range(count) if part not in taken and iou[rows[0], part] >= least]
+        )
+
+    found = detect(a, b, 1.0, match="iou", least_iou=least)
+    assert found.found == found.right == most(tuple(range(number)))(frozenset())
+
+
+def test_specks_by_the_thousand_take_no_memory():
+    specks = np.zeros((60, 60, 60), bool)
+    specks[::2, ::2, ::2] = True
+    for match in ("overlap", "iou"):
+        assert detect(specks, specks, 1.0, match=match) == Lesions(27000, 27000, 27000, 27000)
 
 
 @pytest.mark.parametrize("wrong", [{"voxel_volume": 0.0}, {"smallest": -1.0}, {"least_iou": 0.0}, {"least_iou": 1.1}])

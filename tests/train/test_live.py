@@ -108,7 +108,7 @@ class TestScreen:
     def test_lines_elsewhere_and_nothing_but_json_if_asked_for(
         self, run: Command, phantom: Path, tmp_path: Path
     ) -> None:
-        options = [word for one in ("stack.size=[32,32]", "stack.depth=3", "train.epochs=2", "train.stacks_per_epoch=2")
+        options = [word for one in ("adapt.name=decoder_only", "stack.size=[32,32]", "train.epochs=2", "train.stacks_per_epoch=2")
                    for word in ("--set", one)]  # fmt: skip
         code, out, _ = run("train", phantom, "-o", tmp_path / "a", *options)
         lines = [line for line in out.splitlines() if line.startswith("epoch ")]
@@ -186,7 +186,7 @@ class TestTrial:
         assert found.disk_free_mb > 0
 
     def test_the_command_prints_it(self, run: Command, phantom: Path, tmp_path: Path) -> None:
-        options = ("--set", "stack.size=[32,32]", "--dry-run")
+        options = ("--set", "stack.size=[32,32]", "--set", "adapt.name=decoder_only", "--dry-run")
         code, out, _ = run("train", phantom, "-o", tmp_path / "run", *options, "--json")
         assert code == 0
         assert json.loads(out)["trial"].keys() >= {"seconds_per_step", "memory_mb", "seconds", "disk_mb"}

@@ -18,11 +18,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int32, Int64
 from scipy.ndimage import generate_binary_structure, label
 from scipy.optimize import linear_sum_assignment
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from voxelsam.errors import InputError
+from voxelsam.evaluate.surface import joint_box
 
 Match = Literal["overlap", "iou"]
 """When a part of the prediction belongs to a lesion of the reference."""
@@ -75,7 +78,7 @@ def detect(
     """Counts lesions and matches.
 
     Args:
-        prediction: any number of axes.
+        prediction: two or three axes.
         reference: of the same shape.
         voxel_volume: mm³ of one voxel.
         smallest: mm³; parts below it are not counted.
@@ -92,35 +95,55 @@ def detect(
             "lesions need a voxel volume above 0, a smallest size of 0 or more and an IoU above 0 and at most 1, but "
             f"{voxel_volume}, {smallest} and {least_iou} came"
         )
+    box = joint_box(prediction | reference)
+    prediction, reference = prediction[box], reference[box]
     near = generate_binary_structure(prediction.ndim, prediction.ndim)
     (parts, count), (lesions, number) = (label(mask, near) for mask in (prediction, reference))
+    sizes = [np.bincount(each.reshape(-1), minlength=most + 1) for each, most in ((lesions, number), (parts, count))]
     both = prediction & reference
-    shared = np.zeros((number + 1, count + 1), np.int64)
-    np.add.at(shared, (lesions[both], parts[both]), 1)
-    sizes = [
-        np.bincount(each.reshape(-1), minlength=most + 1)[1:] for each, most in ((lesions, number), (parts, count))
-    ]
-    pairs = shared[1:, 1:]
-    linked = pairs > 0 if match == "overlap" else _paired(pairs, *sizes, least_iou)
-    large, big = (size * voxel_volume >= smallest for size in sizes)
+    codes, shared = np.unique(lesions[both].astype(np.int64) * (count + 1) + parts[both], return_counts=True)
+    pairs = np.stack(np.divmod(codes, count + 1))
+    if match == "iou":
+        iou = shared / (sizes[0][pairs[0]] + sizes[1][pairs[1]] - shared)
+        pairs = _one_to_one(pairs[:, iou >= least_iou], iou[iou >= least_iou])
+    linked = [np.isin(np.arange(len(size)), each) for size, each in zip(sizes, pairs, strict=True)]
+    large, big = (size[1:] * voxel_volume >= smallest for size in sizes)
     return Lesions(
         reference=int(large.sum()),
-        found=int((linked.any(axis=1) & large).sum()),
+        found=int((linked[0][1:] & large).sum()),
         prediction=int(big.sum()),
-        right=int((linked.any(axis=0) & big).sum()),
+        right=int((linked[1][1:] & big).sum()),
     )
 
 
-def _paired(
-    shared: Int64[np.ndarray, "lesions parts"],
-    lesions: Int64[np.ndarray, " lesions"],
-    parts: Int64[np.ndarray, " parts"],
-    least: float,
-) -> Bool[np.ndarray, "lesions parts"]:
-    """Which lesion goes with which part, one to one."""
-    iou: Float64[np.ndarray, "lesions parts"] = shared / (lesions[:, None] + parts[None] - shared)
-    linked = np.zeros(shared.shape, bool)
-    allowed = iou >= least
-    rows, columns = linear_sum_assignment(np.where(allowed, 1 + iou / (1 + min(shared.shape)), 0), maximize=True)
-    linked[rows, columns] = allowed[rows, columns]
-    return linked
+def _one_to_one(pairs: Int64[np.ndarray, "2 pairs"], iou: Float64[np.ndarray, " pairs"]) -> Int64[np.ndarray, "2 kept"]:
+    """The pairs that stay when every lesion and every part has one partner at most."""
+    if not iou.size:
+        return pairs
+    first, second = (np.unique(each, return_inverse=True)[1] for each in pairs)
+    nodes = int(first.max()) + int(second.max()) + 2
+    links = coo_array((np.ones(iou.size), (first, first.max() + 1 + second)), shape=(nodes, nodes))
+    cluster = connected_components(links, directed=False)[1][first]
+    order = np.argsort(cluster, kind="stable")
+    kept = [_assigned(first[some], second[some], iou[some], some) for some in np.split(order, _starts(cluster[order]))]
+    return pairs[:, np.sort(np.concatenate(kept))]
+
+
+def _starts(sorted_values: Int64[np.ndarray, " n"] | Int32[np.ndarray, " n"]) -> Int64[np.ndarray, " changes"]:
+    """Where a new value begins, but the first."""
+    return np.flatnonzero(np.diff(sorted_values)) + 1
+
+
+def _assigned(
+    first: Int64[np.ndarray, " n"],
+    second: Int64[np.ndarray, " n"],
+    iou: Float64[np.ndarray, " n"],
+    numbers: Int64[np.ndarray, " n"],
+) -> Int64[np.ndarray, " kept"]:
+    """Of pairs that hang together the numbers of those that stay: as many as possible, then the largest sum of IoUs."""
+    (rows, row), (columns, column) = (np.unique(each, return_inverse=True) for each in (first, second))
+    gain = np.zeros((len(rows), len(columns)))
+    gain[row, column] = 1 + iou / (1 + min(gain.shape))
+    chosen = np.zeros(gain.shape, bool)
+    chosen[linear_sum_assignment(gain, maximize=True)] = True
+    return numbers[chosen[row, column]]

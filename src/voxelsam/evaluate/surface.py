@@ -97,7 +97,7 @@ def distances(prediction: Mask, reference: Mask, spacing: Sequence[float], *, fa
         InputError: shapes differ, there are not two or three axes, or the spacing is not one positive number per axis.
     """
     _check(prediction, reference, spacing)
-    box = _box(prediction | reference)
+    box = joint_box(prediction | reference)
     first, second = (_border(mask[box], faces) for mask in (prediction, reference))
     return Distances(_nearest(first, second, spacing), _nearest(second, first, spacing))
 
@@ -140,7 +140,7 @@ def nsd(
     _check(prediction, reference, spacing)
     if not 0 <= tolerance < math.inf:
         raise InputError(f"the tolerance of a surface Dice is a distance of 0 or more, not {tolerance}")
-    box = _box(prediction | reference)
+    box = joint_box(prediction | reference)
     (first, first_area), (second, second_area) = (
         _surface(mask[box], spacing, faces) for mask in (prediction, reference)
     )
@@ -167,8 +167,12 @@ def _check(prediction: Mask, reference: Mask, spacing: Sequence[float]) -> None:
         )
 
 
-def _box(either: Mask) -> tuple[slice, ...]:
-    """The smallest part with all of the masks and, where the grid goes on, one voxel around them."""
+def joint_box(either: Mask) -> tuple[slice, ...]:
+    """The smallest part of the grid that holds a mask and, where the grid goes on, one voxel around it.
+
+    Args:
+        either: voxels in any of the masks to be cut out.
+    """
     sides = []
     for axis in range(either.ndim):
         shown = np.flatnonzero(either.any(axis=tuple(other for other in range(either.ndim) if other != axis)))
@@ -204,7 +208,7 @@ def _areas(spacing: tuple[float, ...]) -> tuple[Float64[np.ndarray, " codes"], U
     """Area of surface between neighbouring voxel centres by the code of those inside, and each corner's share of it."""
     from monai.metrics.utils import get_code_to_measure_table
 
-    table, weights = get_code_to_measure_table(spacing)
+    table, weights = get_code_to_measure_table(spacing)  # type: ignore[no-untyped-call]
     return table.double().numpy(), weights[0, 0].numpy().astype(np.uint8)
 
 

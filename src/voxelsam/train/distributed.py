@@ -24,6 +24,8 @@ from uuid import uuid4
 import torch
 from torch import Tensor
 from torch import distributed as dist
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from voxelsam.errors import ConfigError, TrainingError, VoxelSamError
 
@@ -94,11 +96,11 @@ def group() -> Iterator[Group]:
     cuda = torch.cuda.is_available()
     if cuda:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
-    store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+    store, rank, size = next(rendezvous("env://", timeout=PATIENCE))
     _times += 1
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if cuda else "gloo",
-        store=dist.PrefixStore(f"voxelsam {_times}", store),  # the store outlives a group, and so do its keys
+        store=PrefixStore(f"voxelsam {_times}", store),  # the store outlives a group, and so do its keys
         rank=rank,
         world_size=size,
         timeout=PATIENCE,

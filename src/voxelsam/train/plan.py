@@ -421,17 +421,14 @@ def _fitted(plan: Plan, facts: Facts, *, strict: bool) -> Plan:
     try:
         need = _need(plan, facts)
         rungs = [Rung(f"the wish needs more than the {gigabytes(limit)} that may be used", need)]
-        least = need
         for rung in (_smaller_batch, _checkpointing, _half_precision, _fewer_slices, _smaller_pictures):
             if need <= limit:
                 break
             for lower, change in rung(plan, facts):
-                need = _need(lower, facts)
-                if need >= rungs[-1].need:
+                if (less := _need(lower, facts)) >= need:
                     continue
-                plan = lower
+                plan, need = lower, less
                 rungs.append(Rung(change, need))
-                least = min(least, need)
                 if need <= limit:
                     break
     except cost.UncountableError as error:
@@ -442,7 +439,7 @@ def _fitted(plan: Plan, facts: Facts, *, strict: bool) -> Plan:
     if need > limit:
         tried = "; ".join(rung.change for rung in rungs[1:]) or "everything that could be made smaller is stated"
         raise ConfigError(
-            f"nothing fits into {gigabytes(limit)}: the least needs about {gigabytes(least)} ({tried}). Take a "
+            f"nothing fits into {gigabytes(limit)}: the least needs about {gigabytes(need)} ({tried}). Take a "
             "smaller backbone or a machine with more memory, or state less of the recipe"
         )
     return replace(plan, rungs=tuple(rungs) if len(rungs) > 1 else ())

@@ -154,7 +154,7 @@ class Rows:
         answer, truth = (logits > 0).numpy(force=True), self.truth.numpy(force=True)
         for number in np.unique(self.stacks):
             own = np.flatnonzero(self.stacks == number)
-            for click in simulate.random_error_clicks(answer[own], truth[own], _stream(key, number)):
+            for click in simulate.random_error_clicks(answer[own], truth[own], _stream(key, int(number))):
                 points[own[click.slice], 0] = torch.tensor((click.x, click.y))
                 signs[own[click.slice], 0] = OBJECT if click.inside else BACKGROUND
         prompts = PromptBatch(
@@ -187,7 +187,7 @@ def ask(
     count = int(rng.integers(1, settings.points + 1))
     key = _key(rng)
     numbers = np.arange(len(batch)) if batch.numbers is None else batch.numbers.numpy(force=True)
-    streams = [_stream(key, number) for number in numbers]
+    streams = [_stream(key, int(number)) for number in numbers]
     rows = [
         replace(row, frame=stack * len(truth) + row.frame, class_=class_, number=number)
         for number, (stack, class_, truth) in enumerate(_objects(batch, settings, streams))

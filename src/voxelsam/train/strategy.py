@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.environments import TorchElasticEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -34,8 +35,8 @@ def options(segmenter: Segmenter, device: torch.device, *, shard: bool) -> dict[
         raise ConfigError(f"{group.size} processes train on cpu or cuda, each on its own device, not on {device}")
     if device.type == "cuda" and torch.cuda.device_count() < group.here:
         raise ConfigError(f"{group.here} processes need as many GPUs, but this machine has {torch.cuda.device_count()}")
-    if shard and not isinstance(segmenter.backbone.image_encoder, SamEncoder):
-        raise ConfigError("train.shard divides a frozen image encoder, but this method has none: leave it out")
+    if shard and segmenter.adaptation.image_encoder is not None:
+        raise ConfigError("train.shard divides a frozen image encoder, but this method trains its own: leave it out")
     return {
         "accelerator": accelerator,
         "devices": group.here,
@@ -49,11 +50,12 @@ def shard_encoder(encoder: SamEncoder) -> None:
     """Leaves each process a part of a frozen encoder; a block is whole only while it computes.
 
     Args:
-        encoder: in the same state in every process.
+        encoder: in the same state in every process, on the device where it computes.
     """
+    mesh = init_device_mesh(encoder.pos_embed.device.type, (distributed.current().size,))
     for block in encoder.blocks:
-        fully_shard(block)
-    fully_shard(encoder)
+        fully_shard(block, mesh=mesh)
+    fully_shard(encoder, mesh=mesh)
 
 
 class Replicas(DDPStrategy):
@@ -76,10 +78,10 @@ class Replicas(DDPStrategy):
         self.shard = shard
 
     def _setup_model(self, model: nn.Module) -> DistributedDataParallel:
-        encoder = self.segmenter.backbone.image_encoder
-        if self.shard and isinstance(encoder, SamEncoder):
+        if self.shard:
+            encoder = self.segmenter.backbone.image_encoder
             shard_encoder(encoder)
             held = {id(tensor) for tensor in (*encoder.parameters(), *encoder.buffers())}
             names = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if id(tensor) in held]
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
         return super()._setup_model(model)
