@@ -4,9 +4,8 @@
     python benchmarks/methods.py table DATA [DATA ...] -o runs
 
 Every training is a process of its own, so that its memory can be read, and gets as many stacks as fit its minutes:
-two short trainings before tell how long a stack takes. The number of epochs is fixed, so the learning rate runs through its
-whole course in every one. What is there already is kept; a run that was stopped begins
-again.
+two short trainings before tell how long a stack takes. The number of epochs is fixed, so the learning rate runs
+through its whole course in every one. What is there already is kept; a run that was stopped begins again.
 """
 
 import argparse
