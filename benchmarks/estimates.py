@@ -42,13 +42,18 @@ CLASSES, STEPS = 14, 3
 
 def main() -> None:
     options = arguments()
-    rows = [measured_and_estimated(name, options) for name in SHAPES if options.only in name]
+    rows = []
     print(f"{'shape':36} {'memory':>10} {'estimate':>10} {'error':>7} {'step':>8} {'estimate':>9} {'error':>7}")
-    for row in rows:
+    for name in SHAPES:
+        if options.only not in name:
+            continue
+        row = measured_and_estimated(name, options)
+        rows.append(row)
         memory, seconds = (row[f"{key}_estimate"] / row[key] - 1 for key in ("memory", "seconds"))
         print(
             f"{row['shape']:36} {row['memory'] / 1e6:7.0f} MB {row['memory_estimate'] / 1e6:7.0f} MB {memory:+7.0%} "
-            f"{row['seconds']:6.2f} s {row['seconds_estimate']:7.2f} s {seconds:+7.0%}"
+            f"{row['seconds']:6.2f} s {row['seconds_estimate']:7.2f} s {seconds:+7.0%}",
+            flush=True,
         )
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", "utf-8")

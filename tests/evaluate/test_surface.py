@@ -121,6 +121,15 @@ def test_the_rest_of_the_grid_does_not_matter(a, b):
     assert same(values(*wider, SPACING), values(a, b, SPACING))
 
 
+@settings(max_examples=20, deadline=None)
+@given(masks, masks)
+def test_away_from_the_end_of_the_scan_open_is_closed(a, b):
+    wider = [np.pad(mask, 1) for mask in (a, b)]
+    ends = [distances(*wider, SPACING, faces=faces).pooled for faces in ("open", "closed")]
+    assert np.array_equal(*ends)
+    assert same(nsd(*wider, SPACING, 1.3, faces="open"), nsd(*wider, SPACING, 1.3))
+
+
 @settings(max_examples=30, deadline=None)
 @given(masks, masks, st.floats(0, 5), st.floats(0, 5))
 def test_they_are_ordered_as_their_definitions_say(a, b, one, other):

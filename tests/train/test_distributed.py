@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from voxelsam import adapt, backbones
 from voxelsam.data.loader import PADDING, Order, Shares
 from voxelsam.errors import ConfigError, TrainingError
-from voxelsam.train import distributed
+from voxelsam.model import Segmenter
+from voxelsam.train import distributed, strategy
 
 SCRIPT = Path(__file__).with_name("together.py")
 
@@ -151,6 +153,44 @@ class TestWhatIsAskedFor:
         with pytest.raises(ConfigError, match="asks for 2 processes, but this is one alone"):
             distributed.check_started(2)
         distributed.check_started(1)
+
+
+class TestTwoOfThem:
+    @pytest.fixture(autouse=True)
+    def two(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(distributed, "_group", distributed.Group(0, 2, 2))
+
+    def test_one_device_is_not_enough(self, alone: ModuleType) -> None:
+        with pytest.raises(ConfigError, match=r"2 processes train on cpu or cuda, .* not on cuda:1"):
+            strategy.options(alone.segmenter(), torch.device("cuda:1"), shard=False)
+
+    def test_an_encoder_that_is_trained_cannot_be_divided(self) -> None:
+        backbone, _ = backbones.obtain("sam-tiny", None, (32, 32))
+        full = Segmenter(backbone, adapt.build("full", {}, backbone, 3))
+        with pytest.raises(ConfigError, match="this method trains its own"):
+            strategy.options(full, torch.device("cpu"), shard=True)
+
+    def test_what_they_are_told(self, alone: ModuleType) -> None:
+        found = strategy.options(alone.segmenter(), torch.device("cpu"), shard=True)
+        assert (found["devices"], found["num_nodes"], found["use_distributed_sampler"]) == (2, 1, False)
+
+    def test_a_lost_process_is_an_error_with_the_way_out(self) -> None:
+        said = r"process 0 of 2 lost .*reset by peer.*--continue"
+        with pytest.raises(TrainingError, match=said), distributed.naming_losses():
+            raise RuntimeError("[gloo] Connection reset by peer\n at frame 0")
+        with pytest.raises(RuntimeError, match="shapes"), distributed.naming_losses():
+            raise RuntimeError("shapes do not fit")
+
+
+def test_processes_of_another_launcher_are_refused_where_they_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("RANK", "1"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert distributed.started_together()
+    assert not distributed.leads()
+    with pytest.raises(ConfigError, match="without torchrun"):
+        distributed.check(1, 1, 4, shard=False)
+    monkeypatch.delenv("LOCAL_RANK")
+    assert not distributed.started_together()
 
 
 @pytest.mark.slow

@@ -60,6 +60,16 @@ class TestPatience:
         if waited:
             assert patience.is_over(self.rows(*scores), waited)
 
+    def test_a_run_that_had_all_its_epochs_did_not_stop_early(self) -> None:
+        rows = self.rows(0.3, 0.2)
+        assert [patience.ending(rows, 1, epochs)["stopped_early"] for epochs in (2, 3)] == [False, True]
+        assert patience.ending(rows, None, 3) == {
+            "epochs": 2,
+            "best_epoch": 1,
+            "best_val_dice": 0.3,
+            "stopped_early": False,
+        }
+
     def test_a_run_ends_early_says_so_and_does_not_begin_again(
         self, run: Command, phantom: Path, small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

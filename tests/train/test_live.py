@@ -108,8 +108,8 @@ class TestScreen:
     def test_lines_elsewhere_and_nothing_but_json_if_asked_for(
         self, run: Command, phantom: Path, tmp_path: Path
     ) -> None:
-        options = [word for one in ("adapt.name=decoder_only", "stack.size=[32,32]", "train.epochs=2", "train.stacks_per_epoch=2")
-                   for word in ("--set", one)]  # fmt: skip
+        settings = ("adapt.name=decoder_only", "stack.size=[32,32]", "train.epochs=2", "train.stacks_per_epoch=2")
+        options = [word for setting in settings for word in ("--set", setting)]
         code, out, _ = run("train", phantom, "-o", tmp_path / "a", *options)
         lines = [line for line in out.splitlines() if line.startswith("epoch ")]
         assert code == 0

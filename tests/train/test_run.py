@@ -73,21 +73,9 @@ run.train(sys.argv[1], Path(sys.argv[2]), settings=json.loads(sys.argv[3]))
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_weights(
-    phantom: Path, small: Settings, trained: Path, tmp_path: Path
+def test_a_killed_run_with_prompts_and_a_method_that_remembers_goes_on(
+    phantom: Path, small: Settings, tmp_path: Path
 ) -> None:
-    folder = tmp_path / "run"
-    arguments = [sys.executable, "-c", KILLED, str(phantom), str(folder), json.dumps(small)]
-    killed = subprocess.run(arguments, capture_output=True, check=False, env=os.environ | {"PYTHONWARNINGS": "ignore"})
-    assert killed.returncode == -signal.SIGKILL
-    assert len(history.read(folder / "metrics.csv")) == 1
-    train(phantom, folder, resume=True)
-    assert weights(folder) == weights(trained)
-    assert (folder / "metrics.csv").read_text() == (trained / "metrics.csv").read_text()
-
-
-@pytest.mark.slow
-def test_so_does_one_with_prompts_and_a_method_that_remembers(phantom: Path, small: Settings, tmp_path: Path) -> None:
     asked = {"free": 0.5, "kinds": ["point", "cuboid"], "quality": 0.1}
     settings = small | {"adapt": {"name": "adalora"}, "prompts": asked}
     train(phantom, tmp_path / "whole", settings=settings)

@@ -22,18 +22,19 @@ def since_best(history: Sequence[Row]) -> int:
     return sum(top is None or row["epoch"] > top["epoch"] for row in validated)
 
 
-def ending(history: Sequence[Row], patience: int | None) -> dict[str, float | bool]:
+def ending(history: Sequence[Row], patience: int | None, epochs: int) -> dict[str, float | bool]:
     """How a run ended, for its record.
 
     Args:
         history: its rows.
         patience: of its recipe.
+        epochs: of its recipe; a run that had them all did not stop early.
     """
     top: Mapping[str, float] = best(history) or {}
     found: dict[str, float | bool] = {"epochs": len(history)}
     if top:
         found |= {"best_epoch": int(top["epoch"]) + 1, "best_val_dice": top["val_dice"]}
-    return found | {"stopped_early": is_over(history, patience)}
+    return found | {"stopped_early": len(history) < epochs and is_over(history, patience)}
 
 
 def is_over(history: Sequence[Row], patience: int | None) -> bool:

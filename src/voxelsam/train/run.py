@@ -124,7 +124,8 @@ def fit(job: Job, *, told: Told | None = None, live: Live | None = None, noted: 
 
 def ending(job: Job) -> dict[str, float | bool]:
     """How many epochs a run had, which was the best, and whether it stopped early; for its record."""
-    return patience.ending(history.read(job.folder / METRICS), job.recipe.train.patience)
+    train = job.recipe.train
+    return patience.ending(history.read(job.folder / METRICS), train.patience, train.epochs)
 
 
 def _fit(job: Job, guard: Guard, watch: Watch) -> None:
