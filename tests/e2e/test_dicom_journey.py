@@ -288,7 +288,12 @@ def test_a_cohort_goes_on_and_names_what_it_left_out(run: Run, model: Path, tmp_
     assert "002.dcm" in outcomes["p2"]["reason"]
     assert "left out: p4" in err
     assert "GEO-07: p1: " in err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["p1.dcm", "p3.dcm", "quality.csv", record.FILE]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "p1.dcm",
+        "p3.dcm",
+        "quality.csv",
+        record.FILE,
+    ]
     series(tmp_path / "in" / "p2")
     code, out, _ = run(*arguments, "--continue")
     assert (code, [case["status"] for case in json.loads(out)]) == (0, ["kept", "done", "kept"])

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ import torch
 
 from voxelsam import bundle
 from voxelsam.train import state
+from voxelsam.train.job import go_on, start
 from voxelsam.train.module import TrainingModule
-from voxelsam.train.run import train
+from voxelsam.train.run import fit
 
 
 def die() -> None:
@@ -105,17 +107,18 @@ def forked(work: Callable[[], Any]) -> int:
 
 
 def main(data: Path, runs: Path, recipe: dict[str, Any]) -> dict[str, Any]:
-    told: dict[str, Any] = {"whole": forked(lambda: train(data, runs / "whole", settings=recipe))}
+    job = start(data, runs / "whole", recipe)
+    told: dict[str, Any] = {"whole": forked(lambda: fit(job))}
     for name, arm in POINTS.items():
         folder = runs / name.replace(" ", "_")
 
         def killed(folder: Path = folder, arm: Callable[[Path], None] = arm) -> None:
             arm(folder)
-            train(data, folder, settings=recipe)
+            fit(replace(job, folder=folder))
 
         def gone_on(folder: Path = folder) -> None:
             before(TrainingModule, "training_step", lambda module, batch, index: begun(folder, module, index))
-            train(data, folder, resume=True)
+            fit(go_on(folder))
 
         first = forked(killed)
         left = sorted(path.name for path in folder.iterdir())

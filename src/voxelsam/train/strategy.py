@@ -31,7 +31,7 @@ def options(segmenter: Segmenter, device: torch.device, *, shard: bool) -> dict[
     accelerator = "gpu" if device.type == "cuda" else device.type
     if group.size == 1:
         return {"accelerator": accelerator, "devices": 1 if device.index is None else [device.index]}
-    if device.type == "mps" or device.index is not None:
+    if device.type == "mps" or ":" in str(device):
         raise ConfigError(f"{group.size} processes train on cpu or cuda, each on its own device, not on {device}")
     if device.type == "cuda" and torch.cuda.device_count() < group.here:
         raise ConfigError(f"{group.here} processes need as many GPUs, but this machine has {torch.cuda.device_count()}")
