@@ -31,6 +31,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "vit-b 256, 5 slices, blocks again": {
         "variant": "sam-vit-b", "size": (256, 256), "depth": 5, "checkpointing": True,
     },
+    "vit-b 192, 2 slices, lora": {
+        "variant": "sam-vit-b", "size": (192, 192), "depth": 2, "method": {"name": "lora"},
+    },
     "dynunet 128, 16 slices": {
         "variant": "none", "size": (128, 128), "depth": 16, "method": {"name": "dynunet", "depth": 16},
     },
@@ -88,7 +91,9 @@ def one(name: str, device: str, precision: str) -> dict[str, Any]:
     return {
         "shape": name,
         "memory": memory,
-        "memory_estimate": cost.resident(work, device) + 8 * sizes.trained + (sizes.weights if device != "cpu" else 0),
+        "memory_estimate": cost.resident(work, device, again=setup.checkpointing)
+        + 8 * sizes.trained
+        + (sizes.weights if device != "cpu" else 0),
         "seconds": seconds,
         "seconds_estimate": fast.seconds(work),
         "work": [work.peak, work.flops, work.moved, work.calls],

@@ -79,6 +79,15 @@ def test_lesions(run, folders):
     assert (lesions["sensitivity"], lesions["n_ref"]) == (0.5, 1)
 
 
+@pytest.mark.filterwarnings("ignore::voxelsam.errors.InputWarning")
+def test_every_metric_at_once_can_be_read(run, folders):
+    names = ("HD", "HD95", "HD95_pooled", "ASSD", "ASD", "NSD", "RVE", "RAVD", "VD", "lesions")
+    code, shown, _ = run("evaluate", *folders, *(word for name in names for word in ("--metric", name)))
+    assert code == 0
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -60,7 +60,7 @@ def test_a_backbone_without_its_checkpoint_can_be_planned(run: Run, phantom: Pat
         (("--set", "data.fold=7"), "fold 7"),
         (("--set", "data.fold=seven"), "data.fold"),
         (("--set", "train.keep=worst"), "train.keep"),
-        (("--memory", "1MB"), "nothing fits into"),
+        (("--set", "stack.depth=1", "--set", "train.checkpointing=false", "--memory", "1MB"), "nothing fits into"),
         (("--device", "cuda"), "cuda"),
     ],
 )

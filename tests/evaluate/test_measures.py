@@ -97,6 +97,8 @@ def test_a_structure_in_one_mask_only(pair, rule, penalty, far):
 def test_zero_with_a_penalty_makes_absent_structures_far_away():
     preset = replace(EVERYTHING, empty="zero", penalty="diagonal")
     assert measure(NONE, NONE, scan(), preset)["HD"] == pytest.approx(DIAGONAL)
+    film = scan(SHAPE, (1.0, 1.0, 0.04), "time")
+    assert measure(NONE, NONE, film, preset)["HD"] == pytest.approx(math.hypot(7, 6))
 
 
 def test_voxels_ignore_the_spacing(pair):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from voxelsam import checks
 from voxelsam.data import phantom
 from voxelsam.errors import ConfigError, InputError, InputWarning
 from voxelsam.evaluate import evaluate, soft
@@ -312,19 +313,21 @@ def test_voxels_that_nobody_labelled_are_in_neither_mask(tmp_path, picture):
     assert report.cases[0].measures[1]["HD95"] == 0
 
 
-def test_workers_change_nothing(pairs, save, labels):
-    save(pairs[0] / "b.nii.gz", np.zeros((6, 5, 3)), Grid((6, 5, 3), np.eye(4)))  # fails, and odd labels warn
-    told, few = [], changed(DEFAULT, metrics=("HD95", "RVE"))
-    with warnings.catch_warnings(record=True) as alone:
-        warnings.simplefilter("always")
-        one = evaluate(*pairs, labels=labels, preset=few)
-    with warnings.catch_warnings(record=True) as together:
-        warnings.simplefilter("always")
-        two = evaluate(*pairs, labels=labels, preset=few, workers=2, progress=lambda *step: told.append(step))
-    assert one.to_csv() == two.to_csv()
-    assert one.failures == two.failures
-    assert [str(each.message) for each in alone] == [str(each.message) for each in together]
-    assert told == [(0, 2, "a"), (1, 2, "b")]
+def test_workers_change_nothing(pairs, save, grid, labels):
+    save(pairs[0] / "a.nii.gz", np.ones(grid.shape), moved(grid, 0.4))  # warns
+    save(pairs[0] / "b.nii.gz", np.zeros((6, 5, 3)), Grid((6, 5, 3), np.eye(4)))  # fails
+    few, steps, seen = changed(DEFAULT, metrics=("HD95", "RVE")), [], []
+    for workers in (1, 2):
+        with warnings.catch_warnings(record=True) as told, checks.watching() as watch:
+            warnings.simplefilter("always")
+            report = evaluate(
+                *pairs, labels=labels, preset=few, workers=workers, progress=lambda *step: steps.append(step)
+            )
+        seen.append((report.to_csv(), report.failures, [str(each.message) for each in told], watch.findings))
+    assert seen[0] == seen[1]
+    assert seen[0][2]
+    assert {finding.where for finding in seen[0][3]} == {"a"}
+    assert steps == [(0, 2, "a"), (1, 2, "b")] * 2
 
 
 @pytest.mark.parametrize("workers", [0, -1])

@@ -18,9 +18,11 @@ from typing import Any
 import torch
 
 from voxelsam import bundle
+from voxelsam.data.augment import Augment, AugmentConfig
 from voxelsam.train import state
 from voxelsam.train.job import go_on, start
 from voxelsam.train.module import TrainingModule
+from voxelsam.train.progress import Picture
 from voxelsam.train.run import fit
 
 
@@ -128,4 +130,6 @@ def main(data: Path, runs: Path, recipe: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    Augment(AugmentConfig())  # loads MONAI here, and not again in every fork
+    Picture.draw = lambda *_: None  # type: ignore[method-assign]  # drawing takes longer than training here
     sys.stdout.write(json.dumps(main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))) + "\n")

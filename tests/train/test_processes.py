@@ -66,7 +66,8 @@ def same(folder: Path, expected: Path) -> None:
 
 def test_torchrun_trains_to_the_weights_of_one_process(phantom: Path, lone: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "voxelsam"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--log-dir", str(tmp_path / "log"), "-m", "voxelsam"]
     done = subprocess.run(
         [*command, "train", str(phantom), "-o", str(tmp_path / "run"), "--config", str(tmp_path / "recipe.yaml")],
         capture_output=True,

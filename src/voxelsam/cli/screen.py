@@ -157,16 +157,22 @@ def scores(report: "Report", as_json: bool) -> None:
         complain(f"{failure.case} was not scored: {failure.reason}", failure.code)
 
 
+_ABREAST = 5
+"""Columns of measures that fit side by side."""
+
+
 def _measures(report: "Report") -> None:
     """What was measured beside overlap, and which cases stand in no mean of it."""
-    names = report.measured
-    if not names:
-        return
-    rows = [
-        (row["name"], *(_measure(row["measures"][name]["mean"]) for name in names), str(row["one_empty"]))
-        for row in report.rows()
-    ]
-    table(("structure", *map(report.heading, names), "in one only"), rows)
+    found = report.rows()
+    lesions = [name for name in report.measured if name.startswith("lesion_")]
+    others = [name for name in report.measured if name not in lesions]
+    for names in (*(others[start : start + _ABREAST] for start in range(0, len(others), _ABREAST)), lesions):
+        if names:
+            rows = [
+                (row["name"], *(_measure(row["measures"][name]["mean"]) for name in names), str(row["one_empty"]))
+                for row in found
+            ]
+            table(("structure", *map(report.heading, names), "in one only"), rows)
     for row in (*report.classes, *report.regions):
         lacking = {name: item for name, item in row.measures.items() if item.undefined}
         for count in sorted({item.undefined for item in lacking.values()}):

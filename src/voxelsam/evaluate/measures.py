@@ -47,6 +47,12 @@ DISTANCES = ("HD", "HD95", "HD95_pooled", "ASSD", "ASD")
 """Metrics in a unit of length."""
 
 _UNITS = {"RVE": "%", "RAVD": "%", "VD": "ml"}
+_HEADS = {
+    "lesion_sensitivity": "lesion sens.",
+    "lesion_precision": "lesion prec.",
+    "lesion_n_ref": "lesions",
+    "lesion_n_pred": "parts",
+}
 
 _ABOUT: dict[str, str] = {
     "HD": "largest distance between the two borders, in {unit}",
@@ -129,7 +135,7 @@ def heading(name: str, preset: Preset, unit: str) -> str:
         return f"{name} {unit}"
     if name == "NSD":
         return f"NSD at {preset.tolerance:g} {unit}"
-    return f"{name} {_UNITS[name]}" if name in _UNITS else name.replace("_", " ")
+    return f"{name} {_UNITS[name]}" if name in _UNITS else _HEADS.get(name, name.replace("_", " "))
 
 
 def measure(
@@ -177,7 +183,8 @@ def _distances(prediction: Volume, reference: Volume, scale: Scale, preset: Pres
     if not names:
         return {}
     if not prediction.any() and not reference.any():
-        return dict.fromkeys(names, math.nan) | _both_empty(names, prediction.shape, scale, preset)
+        shape = (*prediction.shape[:2], 1) if scale.framewise else prediction.shape
+        return _both_empty(names, shape, scale, preset)
     each = [_planar(*pair, scale, names, preset) for pair in _frames(prediction, reference, scale)]
     return {name: float(np.mean([values[name] for values in each])) for name in names}
 
@@ -219,10 +226,7 @@ def _penalty(shape: tuple[int, ...], scale: Scale, preset: Preset) -> float:
     """Distance of a structure that one mask lacks."""
     if preset.penalty == "none":
         return math.nan
-    last = 1 if scale.framewise else shape[2]
-    return math.dist(
-        (0, 0, 0), [(count - 1) * step for count, step in zip((*shape[:2], last), scale.spacing, strict=True)]
-    )
+    return math.hypot(*((count - 1) * step for count, step in zip(shape, scale.spacing, strict=True)))
 
 
 def _both_empty(names: Sequence[str], shape: tuple[int, ...], scale: Scale, preset: Preset) -> dict[str, float]:

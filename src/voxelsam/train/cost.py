@@ -38,9 +38,9 @@ from voxelsam.train.recipe import Recipe
 PROGRAM = 750 * 10**6
 """Memory of the program itself with its libraries, before any data or weights."""
 
-KEPT = 1.5
+KEPT, KEPT_AGAIN = 1.5, 2.5
 """What a processor's memory grows by for each byte of tensors that live at the same time (measured with glibc, see
-``benchmarks/estimates.py``)."""
+``benchmarks/estimates.py``): usually, and where blocks are computed again, so that much comes and goes."""
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -359,6 +359,12 @@ class Speed:
         return work.flops / self.flops + work.moved / self.moved + work.calls * self.call
 
 
+IN_NETWORKS = (7.5, 30.0)
+"""On a processor, how many times slower than in the small test bytes are moved and operations begin in a real step:
+there tensors do not fit into the cache, lie in other orders, and come through layers (fitted to
+``benchmarks/estimates.py``; products of matrices needed no factor)."""
+
+
 @cache
 def speed(device: str, precision: str = "fp32") -> Speed:
     """That of a device, measured once in a process; takes less than a second.
@@ -368,15 +374,15 @@ def speed(device: str, precision: str = "fp32") -> Speed:
         precision: of matrix products: ``fp32``, ``bf16`` or ``fp16``.
     """
     dtype = HALF.get(precision, torch.float32)
-    rows = 2048 if device == "cpu" else 16384
-    tokens, weights = (torch.ones(rows, 768, device=device, dtype=dtype) for _ in range(2))
-    weights = weights[:768]
-    picture, single = torch.ones(rows, 1024, device=device), torch.ones(1, device=device)
+    rows = 128 if device == "cpu" else 16384  # a millisecond or two: some run undisturbed on a busy machine
+    tokens, weights = (torch.ones(count, 768, device=device, dtype=dtype) for count in (rows, 768))
+    picture, single = torch.ones(2 * rows, 1024, device=device), torch.ones(1, device=device)
     with torch.no_grad():
         product = _duration(lambda: tokens @ weights, device)
         simple = _duration(lambda: F.gelu(picture) + picture, device)
         call = _duration(lambda: single + single, device)
-    return Speed(2 * rows * 768 * 768 / product, 5 * picture.numel() * picture.itemsize / simple, call)
+    moved, calls = IN_NETWORKS if device == "cpu" else (1.0, 1.0)
+    return Speed(2 * rows * 768 * 768 / product, 5 * picture.numel() * picture.itemsize / simple / moved, calls * call)
 
 
 def memory(recipe: Recipe, setup: Setup, device: str) -> int:
@@ -389,18 +395,28 @@ def memory(recipe: Recipe, setup: Setup, device: str) -> int:
     """
     train = recipe.train
     step, batch = training_step(setup, _own_batch(recipe)), _own_batch(recipe)
-    needed = networks(setup).weights + _optimiser(recipe, setup) + resident(step, device) + _stack(setup) * batch
+    needed = (
+        networks(setup).weights
+        + _optimiser(recipe, setup)
+        + resident(step, device, again=setup.checkpointing)
+        + _stack(setup) * batch
+    )
     if device != "cpu":
         return needed
     return needed + PROGRAM * (1 + train.workers) + _stack(setup) * batch * (2 + 2 * train.workers)
 
 
-def resident(work: Work, device: str) -> int:
+def resident(work: Work, device: str, *, again: bool = False) -> int:
     """Bytes that a step takes from the system.
 
     The memory allocator of a processor keeps part of what was freed, in pieces too small for the next tensor.
+
+    Args:
+        work: of the step.
+        device: ``cpu`` or ``gpu``.
+        again: whether blocks are computed again.
     """
-    return round(work.peak * KEPT) if device == "cpu" else work.peak
+    return round(work.peak * (KEPT_AGAIN if again else KEPT)) if device == "cpu" else work.peak
 
 
 def _own_batch(recipe: Recipe) -> int:
@@ -558,9 +574,11 @@ def estimate(recipe: Recipe, setup: Setup, data: Data, device: str, fast: Speed 
         trained=model.trained,
         weights=model.weights,
         optimiser=_optimiser(recipe, setup),
-        activations=resident(step, device),
+        activations=resident(step, device, again=setup.checkpointing),
         memory=needed,
-        ram=here if device == "cpu" else here - resident(step, "cpu") - _optimiser(recipe, setup),
+        ram=here
+        if device == "cpu"
+        else here - resident(step, "cpu", again=setup.checkpointing) - _optimiser(recipe, setup),
         prediction=answering + (PROGRAM + volume if device == "cpu" else 0),
         cache=data.prepared,
         run=2 * model.saved + model.saved + 2 * own + (0 if train.ema is None else own),
