@@ -21,6 +21,7 @@ from voxelsam import formats
 from voxelsam.errors import InputWarning
 from voxelsam.infer.predictor import Predictor
 from voxelsam.model import Segmenter
+from voxelsam.nn.decoder import Scores
 from voxelsam.space import Grid, canonical
 from voxelsam.volumes import LabelMap, Labels, Volume
 
@@ -38,14 +39,15 @@ properties = settings(
 
 @pytest.fixture(scope="module")
 def predictor(learnt: Callable[..., Any]) -> Iterator[Predictor]:
-    def bright(self: Segmenter, images: torch.Tensor, prompts: object = None) -> torch.Tensor:
-        scores = torch.full((*images.shape[:2], 5, *images.shape[3:]), -50.0)
-        scores[:, :, 0] = 0.0
-        scores[:, :, 1] = (images[:, :, 0] - 0.5) * 50
-        return scores
+    def bright(self: Segmenter, frames: torch.Tensor, prompts: object = None) -> Scores:
+        logits = torch.full((len(frames), 5, *frames.shape[2:]), -50.0)
+        logits[:, 0] = 0.0
+        logits[:, 1] = (frames[:, 0] - 0.5) * 50
+        return Scores(logits)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Segmenter, "forward", bright)
+        patch.setattr(Segmenter, "encode", lambda self, images: images.flatten(0, 1))
+        patch.setattr(Segmenter, "decode", bright)
         yield Predictor(learnt(), device="cpu")
 
 
