@@ -21,6 +21,9 @@ def test_a_plan_is_told_and_written(run: Run, phantom: Path, tmp_path: Path) -> 
     text = (tmp_path / "plan.yaml").read_text()
     assert parse(yaml.safe_load(text)).stack.size == (32, 32)
     assert "# estimates" in text
+    noted = json.loads((tmp_path / "plan.run.json").read_text())["runs"][0]
+    assert (noted["command"], noted["status"]) == ("plan", "done")
+    assert str(phantom) not in json.dumps(noted)
     code, out, _ = run(
         "train", phantom, "--config", tmp_path / "plan.yaml", "-o", tmp_path / "run", "--dry-run", "--json"
     )

@@ -1,13 +1,14 @@
 """``voxelsam plan``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from voxelsam.cli import options, screen
 
 if TYPE_CHECKING:
+    from voxelsam.record import Run
     from voxelsam.train.job import Resolved
     from voxelsam.train.plan import Plan
 
@@ -35,26 +36,30 @@ def plan(
     as_json: options.Json = False,
 ) -> None:
     """Choose a recipe for a data set and say why; estimate memory, disk and time."""
-    from voxelsam import config
+    from voxelsam import config, record
     from voxelsam.errors import OutputError
-    from voxelsam.files import write_text
     from voxelsam.train import job
     from voxelsam.train.plan import Limits, bytes_of, elsewhere, estimated
 
     if output is not None and output.exists():
         raise OutputError(f"{output} exists already; delete it or give another name")
     limits = Limits(None if memory is None else bytes_of(memory), minutes)
-    given = config.override({}, settings or [])
-    asked: dict[str, Any] = {"backbone": {"name": backbone, "weights": weights and str(weights.absolute())}}
-    asked["backbone"] = {key: value for key, value in asked["backbone"].items() if value is not None}
-    asked |= {"train": {"device": device}} if device != "auto" else {}
-    asked |= {"data": {"accept": accept}} if accept else {}
-    given = config.merge(given, {key: value for key, value in asked.items() if value})
-    with screen.bars() as bar:
-        found = job.resolve(data, given, bar("reading cases"), limits=elsewhere(limits, device))
-    made = estimated(found.plan, found.facts, elsewhere(limits, device))
-    if output is not None:
-        write_text(output, made.to_yaml(_heading(found, data, output, made)))
+    limits = elsewhere(limits, device)
+    asked: dict[str, dict[str, object]] = {
+        "backbone": {"name": backbone, "weights": weights and str(weights.absolute())},
+        "train": {"device": None if device == "auto" else device},
+        "data": {"accept": accept},
+    }
+    options_given = {
+        name: said for name, part in asked.items() if (said := {key: value for key, value in part.items() if value})
+    }
+    given = config.merge(config.override({}, settings or []), options_given)
+    with record.recording("plan", {"memory": memory, "minutes": minutes, "device": device}) as noted:
+        with screen.bars() as bar:
+            found = job.resolve(data, given, bar("reading cases"), limits=limits)
+        made = estimated(found.plan, found.facts, limits)
+        if output is not None:
+            _write(output, found, made, data, noted)
     if as_json:
         screen.emit(made.to_json())
         return
@@ -63,6 +68,21 @@ def plan(
         screen.out.print("to keep it: -o plan.yaml")
     else:
         screen.out.print(f"written; edit it, then: voxelsam train {data} --config {output} -o run", markup=False)
+
+
+def _write(output: Path, found: "Resolved", made: "Plan", data: Path, noted: "Run") -> None:
+    from voxelsam import record
+    from voxelsam.files import write_text
+
+    noted.path = record.path_for(output, folder=False)
+    noted.facts |= {"data_set": {"name": found.dataset.name, "layout": found.dataset.layout}}
+    for side, cases in (("train", found.training), ("val", found.validation)):
+        for case in cases:
+            noted.case(case.id, side, [one for one in noted.watch.findings if one.where == case.id])
+    noted.save()
+    write_text(output, made.to_yaml(_heading(found, data, output, made)))
+    noted.facts["sha256"] = record.digest([output])
+    noted.save("done")
 
 
 def _show(found: "Resolved", made: "Plan") -> None:
