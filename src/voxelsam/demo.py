@@ -23,7 +23,10 @@ from voxelsam.overlay import Overlay, overlay
 from voxelsam.train import history, run
 from voxelsam.train.job import Job, start
 
-SETTINGS: dict[str, Any] = {"train": {"epochs": 8, "stacks_per_epoch": 140, "warmup": 50}}
+SETTINGS: dict[str, Any] = {
+    "train": {"epochs": 8, "stacks_per_epoch": 140, "warmup": 50, "ema": None},
+    "augment": {"preset": "light"},
+}
 """Small enough for two CPU cores and a few minutes."""
 
 PHANTOM_SETTINGS: dict[str, Any] = {"stack": {"size": [96, 96]}}
