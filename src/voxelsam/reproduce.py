@@ -17,7 +17,7 @@ import numpy as np
 
 from voxelsam import backbones, bundle, config
 from voxelsam import study as prompting
-from voxelsam.errors import ConfigError, InputError, OutputError
+from voxelsam.errors import ConfigError, InputError
 from voxelsam.evaluate.run import evaluate
 from voxelsam.evaluate.scores import CaseScore, Report, nulled
 from voxelsam.evaluate.statistics import Interval, means
@@ -26,6 +26,7 @@ from voxelsam.files import write_text
 from voxelsam.infer.predictor import Predictor
 from voxelsam.layouts import Case
 from voxelsam.train import job as jobs
+from voxelsam.train.origin import flat
 from voxelsam.train.recipe import parse
 from voxelsam.validation import FOLDER as VALIDATION
 from voxelsam.validation import validate
@@ -110,11 +111,11 @@ def settings_of(
     given = config.merge(fixed, {"backbone": {"weights": str(weights)}} if weights else {})
     given = config.merge(given, own)
     parse(config.merge(given, {"data": {"root": "."}}), where=f"the recipe of {study.name}")
-    before, after = _flat(fixed), _flat(given)
+    before, after = flat(fixed), flat(given)
     changed = tuple(
         f"{path}: {before.get(path, 'not fixed')} -> {after.get(path)}"
         for path in after
-        if path not in FREE and path in _flat(own) and before.get(path) != after.get(path)
+        if path not in FREE and path in flat(own) and before.get(path) != after.get(path)
     )
     return given, changed
 
@@ -304,23 +305,6 @@ def _scaled(interval: Interval, factor: float) -> Interval:
     return Interval(
         interval.value * factor, interval.low * factor, interval.high * factor, interval.cases, interval.units
     )
-
-
-def _flat(values: Mapping[str, Any], start: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{start}{key}.") if isinstance(value, Mapping) else {f"{start}{key}": value}
-    return found
-
-
-def check_folder(folder: Path) -> None:
-    """Refuses a folder that is in use.
-
-    Raises:
-        OutputError: it is not empty.
-    """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OutputError(f"{folder} is not empty: give a new folder for the reproduction")
 
 
 def check_weights(study: Study, settings: Mapping[str, Any]) -> None:

@@ -56,7 +56,6 @@ def reproduce(
     if data is None:
         raise ConfigError(f"{study.name} needs its data set: --data FOLDER ({study.data.obtain})")
     if not go_on:
-        work.check_folder(output)
         work.check_weights(study, given)
     one_run(str(data), output, {} if go_on else given, go_on=go_on, dry_run=False, as_json=as_json)
     if not distributed.leads():
