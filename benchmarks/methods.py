@@ -5,8 +5,8 @@
 
 Every training is a process of its own with one thread, so that its memory can be read, and gets as many stacks as fit
 its minutes of processor time, which other work on the machine does not shorten: short trainings before tell how long a
-stack takes. The number of epochs is fixed, so the learning rate runs through its whole course in every one. What is
-there already is kept; a run that was stopped begins again.
+stack takes. The learning rate runs through its whole course in every one. What is there already is kept; a run that
+was stopped begins again.
 """
 
 import argparse
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from voxelsam.train.job import Job
 
 EPOCHS = 10
+VALIDATIONS = 5
+"""Of a run, whatever its epochs."""
 WARM, FEW, MANY = 4, 24, 120
 """Stacks of the short trainings before: one to warm up, and two whose difference tells how long a stack takes."""
 
@@ -60,9 +62,7 @@ def settings_of(method: str, data: Path) -> dict[str, object]:
 
     images = open_dataset(data).train[0].images
     pictures = images[0].suffix in (".png", ".jpg", ".bmp")
-    settings = config.merge(
-        {"train": {"batch": 8 if pictures else 2, "device": "cpu", "validate_every": 2}}, (METHODS | ABLATIONS)[method]
-    )
+    settings = config.merge({"train": {"batch": 8 if pictures else 2, "device": "cpu"}}, (METHODS | ABLATIONS)[method])
     place = Path(__file__).with_name("methods.json")
     extra = json.loads(place.read_text("utf-8")).get(data.name.partition("_")[0], {})
     for wanted in ("all", method):
@@ -70,27 +70,39 @@ def settings_of(method: str, data: Path) -> dict[str, object]:
     return settings
 
 
-def fit(ready: "Job", folder: Path, stacks: int, epochs: int) -> float:
-    """Trains a copy of a job in a folder of its own, whose prepared cases all share, and gives the processor seconds."""
+def fit(ready: "Job", folder: Path, stacks: int, epochs: int = EPOCHS) -> tuple[int, float]:
+    """Trains a copy of a job in a folder of its own; the prepared cases are shared.
+
+    An epoch shows no stack twice, so a small data set gets more of them.
+
+    Returns:
+        Stacks that were shown, and processor seconds.
+    """
     import torch
 
+    from voxelsam.data.loader import Stacks
     from voxelsam.train import run
 
-    train = replace(ready.recipe.train, stacks_per_epoch=stacks, epochs=epochs)
-    job = replace(
-        ready,
-        folder=folder,
-        recipe=replace(ready.recipe, train=train),
-        segmenter=copy.deepcopy(ready.segmenter),
-    )
-    folder.mkdir()
+    def settled(per_epoch: int, epochs: int) -> "Job":
+        every = max(1, epochs // VALIDATIONS)
+        train = replace(ready.recipe.train, stacks_per_epoch=per_epoch, epochs=epochs, validate_every=every)
+        return replace(ready, folder=folder, recipe=replace(ready.recipe, train=train), segmenter=segmenter)
+
+    segmenter = copy.deepcopy(ready.segmenter)
     (folder.parent / "cache").mkdir(exist_ok=True)
-    (folder / "cache").symlink_to(folder.parent / "cache")
+    counted = replace(settled(stacks, 1), folder=folder.parent / "counted")
+    for place in (folder, counted.folder):
+        place.mkdir(exist_ok=True)
+        if not (place / "cache").exists():
+            (place / "cache").symlink_to(folder.parent / "cache")
+    there = len(Stacks(run.prepare(counted)[0], replace(ready.recipe.stack, stride=1)))
+    per_epoch = min(max(stacks // epochs, 1), there)
+    job = settled(per_epoch, max(stacks // per_epoch, 1))
     run.prepare(job)
-    torch.manual_seed(train.seed)
+    torch.manual_seed(job.recipe.train.seed)
     begin = time.process_time()
     run.fit(job)
-    return time.process_time() - begin
+    return job.recipe.train.epochs * per_epoch, time.process_time() - begin
 
 
 def one(data: Path, method: str, minutes: float, seed: int, folder: Path) -> None:
@@ -108,10 +120,9 @@ def one(data: Path, method: str, minutes: float, seed: int, folder: Path) -> Non
     settings = settings_of(method, data)
     ready = job.start(data, folder / "run", config.merge(settings, {"train": {"seed": seed}}))
     fit(ready, folder / "warm", WARM, 1)
-    few, many = (fit(ready, folder / f"measured_{count}", count, 1) for count in (FEW, MANY))
-    stack = (many - few) / (MANY - FEW)
-    stacks = max(int(minutes * 60 / EPOCHS / stack), 2)
-    seconds = fit(ready, folder / "run", stacks, EPOCHS)
+    (few, short), (many, long) = (fit(ready, folder / f"measured_{count}", count, 1) for count in (FEW, MANY))
+    stacks = int(minutes * 60 * (many - few) / (long - short))
+    shown, seconds = fit(ready, folder / "run", stacks)
     trained = bundle.load(folder / "run" / "best")
     predictor = Predictor(trained, device="cpu")
     begin = time.process_time()
@@ -128,7 +139,7 @@ def one(data: Path, method: str, minutes: float, seed: int, folder: Path) -> Non
         "seed": seed,
         "minutes": minutes,
         "train_seconds": seconds,
-        "stacks": stacks * EPOCHS,
+        "stacks": shown,
         "predict_seconds": time.process_time() - begin,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "trained": sum(p.numel() for p in trained.segmenter().adaptation.parameters() if p.requires_grad),

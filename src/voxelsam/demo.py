@@ -11,15 +11,12 @@ from typing import Any
 from voxelsam import bundle, config
 from voxelsam.data import phantom
 from voxelsam.errors import OutputError
-from voxelsam.evaluate.report import write_html
+from voxelsam.evaluate.report import page
 from voxelsam.evaluate.run import evaluate
-from voxelsam.evaluate.scores import CaseScore, Report
-from voxelsam.formats import read_channels, read_labels
 from voxelsam.infer import cohort
 from voxelsam.infer.cases import Task
 from voxelsam.infer.predictor import Predictor
 from voxelsam.layouts import Case
-from voxelsam.overlay import Overlay, overlay
 from voxelsam.train import history, run
 from voxelsam.train.job import Job, start
 
@@ -34,9 +31,6 @@ PHANTOM_SETTINGS: dict[str, Any] = {"stack": {"size": [96, 96]}}
 
 PHANTOMS: dict[str, Any] = {"cases": 14, "test_cases": 4}
 """Ten for training, two or three of the fourteen for validation, four that training never sees."""
-
-SHOWN = 3
-"""Cases with a picture in the report: the worst, the best, and what lies between."""
 
 Bar = Callable[[str], Callable[[int, int], None]]
 
@@ -75,21 +69,23 @@ def finish(job: Job, folder: Path, bar: Bar) -> Iterator[str]:
     unseen = tested or job.validation
     predict(job.folder / "best", unseen, folder / "masks", bar)
     yield f"segmented {len(unseen)} {'unseen' if tested else 'validation'} volumes: {folder / 'masks'}"
-    references = {case.id: case.label for case in unseen if case.label}
+    references = {case.id: case for case in unseen}
     report = evaluate(folder / "masks", references, labels=job.labels, out=folder / "summary.json")
     yield from (f"  Dice {row.name}: {row.dice:.3f}" for row in report.classes)
     yield f"  mean Dice: {report.mean_dice:.3f}"
     notes = advice(random=job.recipe.backbone.weights is None, phantoms=job.folder.parent in job.dataset.root.parents)
-    if not tested:
+    if not tested and job.recipe.train.keep == "best":
         notes.insert(0, "Scored on the validation cases, which also chose the best epoch: a little too good.")
-    write_html(
+    page(
         folder / "report.html",
+        report,
+        images={case.id: case.images for case in unseen},
         title=f"{job.dataset.name}: {job.recipe.adapt['name']} on {job.report.variant}",
-        report=report,
-        curve=[curve_row(row) for row in history.read(job.folder / run.METRICS)],
-        overlays=[picture(report, score, unseen, len(job.dataset.channels)) for score in shown(report)],
         facts=facts(job),
+        curve=history.curve(job.folder / run.METRICS),
         notes=notes,
+        groups={case.id: case.group for case in unseen},
+        references=references,
     )
     yield f"report: {folder / 'report.html'}"
     yield from notes
@@ -131,25 +127,3 @@ def facts(job: Job) -> dict[str, str]:
         "stacks": f"{stack.depth} {stack.plane} slices of {stack.size[0]} × {stack.size[1]} pixels",
         "training": f"{recipe.train.epochs} epochs, batch {recipe.train.batch} × {recipe.train.accumulate}",
     } | {what: why for what, _, why in (reason.partition(": ") for reason in job.reasons)}
-
-
-def curve_row(row: dict[str, float]) -> dict[str, float | None]:
-    """A row of the run's history under the report's names."""
-    scores: dict[str, float | None] = {f"val_{key}": value for key, value in row.items() if key.startswith("dice/")}
-    return {"epoch": row["epoch"], "train_loss": row["loss"]} | scores
-
-
-def shown(report: Report) -> list[CaseScore]:
-    """Cases from the worst to the best, evenly spread."""
-    ordered = report.worst_first()
-    last = len(ordered) - 1
-    places = sorted({round(last * step / (SHOWN - 1)) for step in range(SHOWN)}) if ordered else []
-    return [ordered[place] for place in places]
-
-
-def picture(report: Report, score: CaseScore, cases: Sequence[Case], channels: int) -> Overlay:
-    """The scan of a case with its mask and its reference."""
-    case = next(case for case in cases if case.id == score.case)
-    reference, prediction = (read_labels(path, report.labels) for path in (score.reference, score.prediction))
-    png = overlay(read_channels(case.images, channels), reference, prediction)
-    return Overlay(score.case, png, f"mean Dice {report.case_dice(score):.3f}; filled: prediction, lines: reference")

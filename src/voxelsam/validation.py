@@ -98,7 +98,7 @@ def validate(folder: Path, *, told: Told | None = None) -> Validation | None:
     quality = {one.id: one.quality for one in outcomes if one.quality is not None}
     done = Validation(place, found, quality, run.validation, tuple(watch.findings), _facts(run, trained))
     bundle.judge(folder / "best", trust.thresholds(done.trust))
-    _write(done, history.read(folder / METRICS))
+    _write(done, history.curve(folder / METRICS))
     return done
 
 
@@ -148,7 +148,7 @@ def _facts(run: Finished, trained: Bundle) -> dict[str, str]:
     }
 
 
-def _write(done: Validation, rows: Sequence[Mapping[str, float]]) -> None:
+def _write(done: Validation, curve: Sequence[Mapping[str, float | None]]) -> None:
     done.report.write(done.folder)
     table = done.trust
     write_text(done.folder / TRUST, _csv(table))
@@ -158,7 +158,7 @@ def _write(done: Validation, rows: Sequence[Mapping[str, float]]) -> None:
         images={case.id: case.images for case in done.cases},
         title="Validation",
         facts=done.facts,
-        curve=[_curve(row) for row in rows],
+        curve=curve,
         quality=[
             pages.QualityRow(row["case"], row["structure"], measure, row[measure], row["dice"])
             for row in table.rows
@@ -176,12 +176,6 @@ def _csv(table: trust.QualityTable) -> str:
     writer.writeheader()
     writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in table.rows)
     return text.getvalue()
-
-
-def _curve(row: Mapping[str, float]) -> dict[str, float | None]:
-    """A row of the history under the names of the page."""
-    named = {f"val_{key.removeprefix('dice/')}": value for key, value in row.items() if key.startswith("dice/")}
-    return {"epoch": row["epoch"], "train_loss": row.get("loss")} | named
 
 
 def _dice(report: Report, case: CaseScore) -> dict[str, float]:

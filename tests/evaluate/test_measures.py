@@ -1,14 +1,17 @@
 """What a structure of one case scores under every rule, in space, on pictures and in films."""
 
+import json
 import math
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 
 from voxelsam.errors import ConfigError
 from voxelsam.evaluate import presets, surface
 from voxelsam.evaluate.measures import definitions, heading, measure, over_cases, scale_of
+from voxelsam.evaluate.metrics import dice
 from voxelsam.evaluate.presets import DEFAULT, PRESETS, Preset
 from voxelsam.space.grid import Grid
 
@@ -199,6 +202,21 @@ def test_every_value_has_a_definition_and_a_heading(pair):
     assert [heading(name, EVERYTHING, "px") for name in ("HD95", "NSD", "RVE", "VD")] == [
         "HD95 px", "NSD at 2 px", "RVE %", "VD ml",
     ]  # fmt: skip
+
+
+@pytest.mark.shared
+def test_the_preset_gives_the_published_numbers_of_chaos(shared):
+    folder = shared / "data" / "golden_metrics_chaos"
+    known = json.loads((folder / "expected.json").read_text())
+    guess, truth = (nib.load(folder / f"{name}.nii.gz") for name in ("segmentation", "reference"))
+    masks = [np.asarray(image.dataobj) > 0 for image in (guess, truth)]
+    found = measure(*masks, Grid(truth.shape, truth.affine, "space"), PRESETS["chaos"])
+    found |= {"DICE": dice(*masks)}
+    for ours, theirs, digits in (
+        ("DICE", "DICE", 5e-4), ("RAVD", "RAVD_percent", 5e-4), ("ASSD", "ASSD_mm", 5e-4), ("HD", "MSSD_mm", 0.5),
+    ):  # fmt: skip
+        assert found[ours] == pytest.approx(known["recomputed_here"][theirs], rel=1e-5), ours
+        assert found[ours] == pytest.approx(known["published"][theirs], abs=digits), ours
 
 
 class TestPresets:
