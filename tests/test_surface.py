@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,11 @@ import voxelsam
 def test_every_public_name_exists() -> None:
     for name in voxelsam.__all__:
         assert getattr(voxelsam, name) is not None
+
+
+def test_no_public_name_is_that_of_a_folder_which_would_take_its_place_once_it_is_imported() -> None:
+    folders = {path.name for path in Path(voxelsam.__file__).parent.iterdir()}
+    assert not set(voxelsam.__all__) & (folders | {name.removesuffix(".py") for name in folders})
 
 
 def test_the_surface_is_what_it_is() -> None:

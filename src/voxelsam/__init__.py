@@ -6,21 +6,20 @@ The whole main job in Python::
 
     voxelsam.load("runs/liver/best")(voxelsam.read("ct.nii.gz")).save("liver.nii.gz")
 
-Names are imported on first use, so that ``import voxelsam`` costs nothing.
+Training is ``voxelsam.train.run.train`` and scoring ``voxelsam.evaluate.evaluate``. Names are imported on first use, so
+that ``import voxelsam`` costs nothing.
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from voxelsam.evaluate.run import evaluate
     from voxelsam.formats import read, read_labels
     from voxelsam.infer.prediction import Prediction
     from voxelsam.infer.predictor import Predictor, load
     from voxelsam.infer.session import Session
     from voxelsam.model import Segmenter
     from voxelsam.prompts.prompt import Box, Mask, Point, Prompts, Scribble, Target
-    from voxelsam.train.run import train
     from voxelsam.volumes.labels import Labels
     from voxelsam.volumes.volume import LabelMap, Volume
 
@@ -40,11 +39,9 @@ _HOME = {
     "Session": "voxelsam.infer.session",
     "Target": "voxelsam.prompts.prompt",
     "Volume": "voxelsam.volumes.volume",
-    "evaluate": "voxelsam.evaluate.run",
     "load": "voxelsam.infer.predictor",
     "read": "voxelsam.formats",
     "read_labels": "voxelsam.formats",
-    "train": "voxelsam.train.run",
 }
 
 __all__ = [
@@ -62,11 +59,9 @@ __all__ = [
     "Target",
     "Volume",
     "__version__",
-    "evaluate",
     "load",
     "read",
     "read_labels",
-    "train",
 ]
 
 
