@@ -17,7 +17,7 @@ from voxelsam.nn.backbone import Backbone
 from voxelsam.nn.decoder import Scores
 from voxelsam.nn.drawing import drawn
 from voxelsam.nn.prompt_encoder import PromptBatch
-from voxelsam.nn.seam import Stack
+from voxelsam.nn.seam import Embeds, Meeting, Stack
 
 
 class Segmenter(nn.Module):
@@ -43,21 +43,32 @@ class Segmenter(nn.Module):
         self.mean: Tensor
         self.std: Tensor
 
-    def recompute(self) -> None:
-        """From now on the backward pass computes each block of the image encoder again: less memory, more time.
+    def recompute(self, blocks: int | None = None) -> None:
+        """From now on the backward pass computes blocks of the image encoder again: less memory, more time.
 
-        Loss and gradients stay the same. A network that can do so has a mark ``checkpointing`` (``voxelsam.nn.vit``).
+        Loss and gradients stay the same. The first blocks are the right ones: their gradients come last, when all that
+        the others kept is gone. A network that can do so has a number ``checkpointing`` (``voxelsam.nn.vit``).
+
+        Args:
+            blocks: how many, from the first; None for all.
 
         Raises:
-            ConfigError: the image encoder of this method cannot.
+            ConfigError: the image encoder of this method cannot, or has fewer blocks.
         """
         encoder: Any = self.adaptation.image_encoder or self.backbone.image_encoder
-        if not isinstance(getattr(encoder, "checkpointing", None), bool):
+        if not isinstance(getattr(encoder, "checkpointing", None), int):
             raise ConfigError(
                 f"train.checkpointing: {type(encoder).__name__} cannot compute its blocks again; leave it out, and "
                 "save memory by a smaller train.batch with more train.accumulate, or by a smaller stack.size"
             )
-        encoder.checkpointing = True
+        there = len(encoder.blocks)
+        if blocks is not None and not 0 <= blocks <= there:
+            raise ConfigError(f"train.checkpointing: 0 to {there}, the blocks of this image encoder, but {blocks} came")
+        encoder.checkpointing = there if blocks is None else blocks
+
+    @property
+    def _image_encoder(self) -> nn.Module:
+        return self.adaptation.image_encoder or self.backbone.image_encoder
 
     @property
     def mask_size(self) -> tuple[int, int]:
@@ -77,10 +88,38 @@ class Segmenter(nn.Module):
         Args:
             images: intensities between 0 and 1.
         """
-        stack = Stack(depth=images.shape[1])
         frames = (rearrange(images, "batch depth c h w -> (batch depth) c h w") - self.mean) / self.std
-        encoder = self.adaptation.image_encoder or self.backbone.image_encoder
-        features: Tensor = encoder(frames, stack, self.adaptation.encoder)
+        features: Tensor = self._image_encoder(frames, Stack(depth=images.shape[1]), self.adaptation.encoder)
+        return features
+
+    @property
+    def meeting(self) -> Meeting:
+        """How the slices of a stack meet."""
+        return self.adaptation.encoder.meeting if isinstance(self._image_encoder, Embeds) else "stack"
+
+    def embed(self, images: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "frames ..."]:
+        """What the image encoder makes of each slice by itself, whatever the stack that it is shown in.
+
+        Of a SAM encoder these are the tokens before its first block; of a whole network they are the pictures after
+        the pixel statistics.
+
+        Args:
+            images: intensities between 0 and 1.
+        """
+        frames = (images - self.mean) / self.std
+        return self._image_encoder.embed(frames) if isinstance(self._image_encoder, Embeds) else frames
+
+    def encode_embedded(self, embedded: Float[Tensor, "batch depth ..."]) -> Float[Tensor, "frames channels h w"]:
+        """Image features of every slice, with the slices of a stack seeing one another.
+
+        Args:
+            embedded: of ``embed``, grouped to stacks.
+        """
+        stack = Stack(depth=embedded.shape[1])
+        frames = rearrange(embedded, "batch depth ... -> (batch depth) ...")
+        if isinstance(self._image_encoder, Embeds):
+            return self._image_encoder.blocks_of(frames, stack, self.adaptation.encoder)
+        features: Tensor = self._image_encoder(frames, stack, self.adaptation.encoder)
         return features
 
     def decode(self, features: Float[Tensor, "frames channels h w"], prompts: PromptBatch | None = None) -> Scores:

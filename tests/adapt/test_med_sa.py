@@ -251,7 +251,7 @@ def test_windows_filled_before_the_norm_see_its_bias(backbone: Backbone, tokens:
     method = encoder(backbone, pad_order="medsa")
     filled = torch.cat((block.norm1(tokens), block.norm1.bias.expand(6, 4, 1, 16)), dim=2)
     filled = torch.cat((filled, block.norm1.bias.expand(6, 2, 6, 16)), dim=1)
-    seen = from_windows(block.attn(to_windows(filled, 3), lambda qkv, _: qkv, resample=False), (4, 5))
+    seen = from_windows(block.attn(block.attn.qkv(to_windows(filled, 3)), resample=False), (4, 5))
     expected = seen + method.space_adapters[WINDOWED](seen)
     ours = attended(backbone, method, WINDOWED, block.norm1(tokens), 1)
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)

@@ -136,36 +136,62 @@ def test_doing_nothing_at_all_points_changes_no_bit(make_encoder):
     assert torch.equal(encoder(images, Stack(2), EncoderAdaptation()), encoder(images))
 
 
-def test_the_points_come_in_order_once_per_block(make_encoder):
+def test_the_points_come_in_order_once_per_block_and_once_more_for_what_fills_windows(make_encoder):
     recorder = Recorder()
     make_encoder()(torch.randn(2, 3, 20, 16), Stack(2), recorder)
-    order = ["before_attention", "attention", "qkv", "before_mlp", "mlp"]
-    assert [call[:2] for call in recorder.calls] == [(block, point) for block in range(3) for point in order]
+    start, end = ["before_attention", "attention", "qkv"], ["before_mlp", "mlp"]
+    orders = [[*start, "qkv", *end], [*start, *end], [*start, "qkv", *end]]
+    assert [call[:2] for call in recorder.calls] == [(i, point) for i, order in enumerate(orders) for point in order]
 
 
-def test_the_qkv_point_sees_windows_with_their_zeros(make_encoder):
+def test_the_qkv_point_sees_whole_frames_then_the_filling_token(make_encoder):
     recorder = Recorder()
     make_encoder()(torch.randn(2, 3, 20, 16), Stack(2), recorder)
     shapes = [call[2:] for call in recorder.calls if call[1] == "qkv"]
-    windowed, whole = ((8, 3, 3, 48), (8, 3, 3, 16)), ((2, 5, 4, 48), (2, 5, 4, 16))
-    assert shapes == [windowed, whole, windowed]
+    whole, token = ((2, 5, 4, 48), (2, 5, 4, 16)), ((1, 1, 1, 48), (1, 1, 1, 16))
+    assert shapes == [whole, token, whole, whole, token]
+
+
+@pytest.mark.parametrize("grid", [(3, 6), (6, 3)])
+def test_there_is_no_filling_token_where_windows_fit(make_encoder, grid):
+    recorder = Recorder()
+    make_encoder(grid)(torch.randn(2, 3, 4 * grid[0], 4 * grid[1]), Stack(2), recorder)
+    assert sum(call[1] == "qkv" for call in recorder.calls) == 3
+
+
+class Keeping(EncoderAdaptation):
+    """Keeps what the qkv point gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def qkv(self, block, qkv, x):
+        self.seen.append(qkv)
+        return qkv
 
 
 def test_windows_are_filled_after_the_norm(make_encoder):
-    seen = []
-
-    class Look(EncoderAdaptation):
-        def qkv(self, block, qkv, x):
-            seen.append(x)
-            return qkv
-
-    encoder = make_encoder((4, 4))
-    encoder(torch.randn(1, 3, 16, 16), adaptation=Look())
+    method, encoder = Keeping(), make_encoder((4, 4))
+    encoder(torch.randn(1, 3, 16, 16), adaptation=method)
     assert (encoder.blocks[0].norm1.bias != 0).all()
-    corner = seen[0][3]
-    assert (corner[1:] == 0).all()
-    assert (corner[:, 1:] == 0).all()
-    assert (corner[0, 0] != 0).any()
+    assert torch.equal(method.seen[1].flatten(), encoder.blocks[0].attn.qkv.bias)
+
+
+@pytest.mark.parametrize("grid", [(5, 4), (2, 7), (8, 8)])
+def test_what_is_added_at_the_qkv_point_also_fills_windows(make_encoder, grid):
+    """An increment that is not zero at zeros is the same as another bias."""
+
+    class Shifted(EncoderAdaptation):
+        def qkv(self, block, qkv, x):
+            return qkv + 0.5
+
+    encoder, images = make_encoder(grid), torch.randn(1, 3, 4 * grid[0], 4 * grid[1])
+    before, ours = encoder(images), encoder(images, adaptation=Shifted())
+    for block in encoder.blocks:
+        block.attn.qkv.bias += 0.5
+    torch.testing.assert_close(ours, by_hand(encoder, images), atol=2e-5, rtol=2e-5)
+    assert not torch.allclose(ours, before, atol=1e-3)
 
 
 def test_block_specs_tell_what_the_blocks_are(make_encoder):
@@ -231,14 +257,10 @@ def test_blank_is_what_filling_before_the_norm_gives(make_encoder):
     encoder, method = make_encoder((4, 4)), Asking(fill=True)
     images = torch.randn(1, 3, 16, 16)
     features = encoder(images, adaptation=method)
-    block = encoder.blocks[0]
-    x = F.pad(encoder.patch_embed(images) + encoder.pos_embed, (0, 0, 0, 2, 0, 2))
-    assert torch.equal(method.seen[0], torch.stack([block.norm1(w) for w in split(x[0], 3)]))
+    bias = encoder.blocks[0].norm1.bias
+    assert torch.equal(method.seen[1].flatten(), bias)
+    assert torch.equal(bias, encoder.blocks[0].norm1(torch.zeros(16)))
     assert not torch.allclose(features, encoder(images), atol=1e-3)
-
-
-def split(x, side):
-    return [w for row in x.split(side) for w in row.split(side, dim=1)]
 
 
 def test_filling_changes_nothing_where_windows_fit(make_encoder):

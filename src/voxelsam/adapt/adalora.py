@@ -28,7 +28,7 @@ from voxelsam.adapt._decoders import full_size, prompt_free
 from voxelsam.adapt._linear import Layer, fold, sizes, two_layers
 from voxelsam.config import STRICT
 from voxelsam.nn.backbone import Backbone
-from voxelsam.nn.seam import EncoderAdaptation, Projected, Stack, Tokens
+from voxelsam.nn.seam import EncoderAdaptation, Meeting, Projected, Stack, Tokens
 from voxelsam.nn.vit import SamEncoder
 
 LAYERS: tuple[Layer, ...] = ("qkv", "lin1", "lin2")
@@ -223,6 +223,11 @@ class AdaLoraEncoder(EncoderAdaptation):
         layers = {layer: Triplets(sizes(encoder, layer), config.rank) for layer in LAYERS}
         self.triplets = nn.ModuleDict({str(layer): triplets for layer, triplets in layers.items()})
         self.allocator = Allocator(config, layers)
+
+    @property
+    def meeting(self) -> Meeting:
+        """Every token is changed by itself."""
+        return "never"
 
     def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """Adds the increment."""

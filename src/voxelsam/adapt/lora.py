@@ -20,7 +20,7 @@ from voxelsam.adapt._decoders import full_size, prompt_free
 from voxelsam.adapt._linear import Layer, fold, sizes, two_layers
 from voxelsam.config import STRICT
 from voxelsam.nn.backbone import Backbone
-from voxelsam.nn.seam import EncoderAdaptation, Projected, Stack, Tokens
+from voxelsam.nn.seam import EncoderAdaptation, Meeting, Projected, Stack, Tokens
 from voxelsam.nn.vit import SamEncoder
 
 Target = Literal["query", "value", "mlp"]
@@ -99,6 +99,11 @@ class LoraEncoder(EncoderAdaptation):
         self.value = factors("value", "value")
         self.lin1 = factors("mlp", "lin1")
         self.lin2 = factors("mlp", "lin2")
+
+    @property
+    def meeting(self) -> Meeting:
+        """Every token is changed by itself."""
+        return "never"
 
     def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """Adds the increments of queries and values."""

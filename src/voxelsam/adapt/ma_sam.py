@@ -33,7 +33,9 @@ from voxelsam.config import STRICT
 from voxelsam.errors import ConfigError, WeightsError
 from voxelsam.nn.backbone import Backbone
 from voxelsam.nn.decoder import MaskDecoder
-from voxelsam.nn.seam import BlockSpec, EncoderAdaptation, Stack
+from voxelsam.nn.layers import Plus
+from voxelsam.nn.neighbours import along_depth
+from voxelsam.nn.seam import BlockSpec, EncoderAdaptation, Meeting, Stack
 from voxelsam.nn.vit import SamEncoder
 
 WIDTH = 384
@@ -125,8 +127,9 @@ class Fact(nn.Module):
 class DepthConv(nn.Conv3d):
     """Kernel (3, 1, 1) along the depth, zeros beyond both ends, for channels-last tokens.
 
-    Neighbours meet only at the same height and width, so all positions of a slice form one axis, and the tokens are
-    already a channels-last picture of depth times positions: no copy is made.
+    Neighbours meet only at the same height and width, so all positions of a slice form one axis. On processors that
+    makes three products of matrices (``voxelsam.nn.neighbours``). Elsewhere, and for compilers, it is a convolution of
+    a channels-last picture of depth times positions, which the tokens already are. No form makes a copy.
     """
 
     def __init__(self, width: int) -> None:
@@ -135,6 +138,8 @@ class DepthConv(nn.Conv3d):
     def forward(self, x: Float[Tensor, "batch depth height width channels"]) -> Tensor:
         """The convolution; the shape stays."""
         height = x.shape[2]
+        if x.device.type == "cpu" and not torch.compiler.is_compiling() and self.bias is not None:
+            return along_depth(x.flatten(2, 3), self.weight.flatten(2), self.bias).view(x.shape)
         picture = rearrange(x, "batch depth height width channels -> batch channels depth (height width)")
         picture = F.conv2d(picture, self.weight.squeeze(-1), self.bias, padding=(1, 0))
         return rearrange(
@@ -151,6 +156,7 @@ class DepthAdapter(nn.Module):
         self.down = nn.Linear(dim, width, bias=False)
         self.conv = DepthConv(width)
         self.up = nn.Linear(width, dim, bias=False)
+        self.plus = Plus()
         if starts_at_zero:
             nn.init.zeros_(self.up.weight)
 
@@ -165,8 +171,8 @@ class DepthAdapter(nn.Module):
             F.gelu(self.conv(narrow)),
             "batch depth height width channels -> (batch depth) height width channels",
         )
-        increment: Tensor = self.up(mixed)
-        return x + increment
+        stream: Tokens = self.plus(x, self.up(mixed))
+        return stream
 
 
 class MaSamEncoder(EncoderAdaptation):
@@ -192,6 +198,11 @@ class MaSamEncoder(EncoderAdaptation):
         )
         self.before_attention_adapters = adapters("first")
         self.before_mlp_adapters = adapters("second")
+
+    @property
+    def meeting(self) -> Meeting:
+        """Slices meet in the adapters' convolutions, and nowhere else."""
+        return "neighbours" if self.before_attention_adapters or self.before_mlp_adapters else "never"
 
     def before_attention(self, block: int, x: Tokens, stack: Stack) -> Tokens:
         """The first adapter."""

@@ -17,6 +17,7 @@ windowed blocks attend along neighbouring windows instead of slices (``grouping`
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,7 +36,17 @@ from voxelsam.errors import ConfigError, WeightsError
 from voxelsam.nn.backbone import Backbone
 from voxelsam.nn.layers import from_windows, to_windows
 from voxelsam.nn.prompt_encoder import EncodedPrompts
-from voxelsam.nn.seam import Asking, Attend, BlockSpec, DecoderAdaptation, EncoderAdaptation, Pixels, Stack, Tokens
+from voxelsam.nn.seam import (
+    Asking,
+    Attend,
+    BlockSpec,
+    DecoderAdaptation,
+    EncoderAdaptation,
+    Meeting,
+    Pixels,
+    Stack,
+    Tokens,
+)
 
 WIDTH = 48
 """Channels inside the encoder's adapters of the paper: with the decoder 12.6 million numbers, 2 % of SAM ViT-H."""
@@ -161,6 +172,11 @@ class MedSaEncoder(EncoderAdaptation):
         self.mlp_adapters = adapters()
         self.depth_adapters = None if config.layout == "none" else adapters()
 
+    @property
+    def meeting(self) -> Meeting:
+        """Attention along depth lays a stack of a given length out as a picture, or as a line of that length."""
+        return "never" if self.depth_adapters is None else "stack"
+
     def attention(self, block: int, attend: Attend, x: Tokens, stack: Stack) -> Tokens:
         """The block's attention and its adapter, and the depth branch where there is depth."""
         seen = attend(x, filling=self._filling(attend), relative=self.relative)
@@ -178,16 +194,21 @@ class MedSaEncoder(EncoderAdaptation):
         """The block's own attention along depth, then the depth adapter.
 
         Attention is per place, so windows matter for the official grouping only: there the windows of a slice follow
-        one another along the first axis, and as many as the stack is deep are taken for its slices.
+        one another along the first axis, and as many as the stack is deep are taken for its slices. Elsewhere the
+        tokens are those of the image, which are projected once for both.
         """
-        window = self.windows[block]
-        slices = to_windows(x, window, self._filling(attend)) if window else x
-        height = slices.shape[1]
+        window, grid = self.windows[block], (x.shape[1], x.shape[2])
         rows, columns = closest_factors(stack.depth) if self.layout == "grid" else (1, stack.depth)
-        lines = rearrange(slices, "(n rows columns) h w c -> (n h w) rows columns c", rows=rows, columns=columns)
-        lines = adapter(attend(lines, window=0, relative=self.relative))
-        seen = rearrange(lines, "(n h w) rows columns c -> (n rows columns) h w c", h=height, w=slices.shape[2])
-        return from_windows(seen, (x.shape[1], x.shape[2])) if window else seen
+        lines = partial(
+            rearrange, pattern="(n rows columns) h w c -> (n h w) rows columns c", rows=rows, columns=columns
+        )
+        if window:
+            seen = attend(lines(to_windows(x, window, self._filling(attend))), window=0, relative=self.relative)
+        else:
+            seen = attend(x, window=0, relative=self.relative, arrange=lines)
+        height, width = (window, window) if window else grid
+        seen = rearrange(adapter(seen), "(n h w) rows columns c -> (n rows columns) h w c", h=height, w=width)
+        return from_windows(seen, grid) if window else seen
 
     def _filling(self, attend: Attend) -> Float[Tensor, " channels"] | None:
         return attend.blank if self.fills_before_norm else None

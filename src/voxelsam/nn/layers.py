@@ -45,6 +45,16 @@ class Mlp(nn.Module):
         return y
 
 
+class Plus(nn.Module):
+    """What a branch adds to the residual stream; a module, so that prediction can take one that adds in place."""
+
+    def forward(
+        self, x: Float[Tensor, "frames height width channels"], more: Float[Tensor, "frames height width channels"]
+    ) -> Float[Tensor, "frames height width channels"]:
+        """The sum."""
+        return x + more
+
+
 class MlpHead(nn.Module):
     """A stack of linear layers with ReLU between them, none after the last."""
 
@@ -60,6 +70,14 @@ class MlpHead(nn.Module):
             x = F.relu(layer(x))
         y: Tensor = last(x)
         return y
+
+
+def computed_in(x: Float[Tensor, "*shape"]) -> torch.dtype:
+    """What to compute in: the numbers of x, or what autocast asks for on its device."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def to_windows(

@@ -21,7 +21,7 @@ decoder tokens are ``frames n channels``, and the image is ``frames pixels chann
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -36,6 +36,10 @@ Asking = Float[Tensor, "frames n channels"]
 """Tokens of the decoder: quality, masks, prompts."""
 Pixels = Float[Tensor, "frames pixels channels"]
 """The image in the decoder, row by row."""
+
+Meeting = Literal["never", "neighbours", "stack"]
+"""How the slices of a stack meet in the image encoder: not at all · each with those beside it, by a rule that is the
+same in a stack of any length (a convolution along the depth) · by a rule that was made for stacks as in training."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,11 @@ class Attend(Protocol):
         *,
         filling: Float[Tensor, " channels"] | None = None,
         relative: bool = True,
+        arrange: Callable[[Projected], Projected] | None = None,
     ) -> Tokens:
         """Attends over normed tokens.
+
+        Attending twice over the same tensor projects its tokens once; it must not be changed in between.
 
         Args:
             x: Tokens after the block's first norm.
@@ -96,6 +103,8 @@ class Attend(Protocol):
             filling: The token that fills windows reaching over the edge; None for zeros. ``blank`` gives what comes
                 of filling before the norm.
             relative: Whether relative positions count.
+            arrange: Puts the projected tokens into other sequences, which attention then is over; the result has
+                their order. The same as arranging x, but nothing is projected again.
         """
         ...
 
@@ -107,6 +116,14 @@ class EncoderAdaptation(nn.Module):
     encoder, so its state dict stays that of the public checkpoint.
     """
 
+    @property
+    def meeting(self) -> Meeting:
+        """How slices meet at these points, which tells prediction how a volume may be cut.
+
+        A method that says nothing is taken to need stacks as in training, which is always right.
+        """
+        return "never" if type(self) is EncoderAdaptation else "stack"
+
     def before_attention(self, block: int, x: Tokens, stack: Stack) -> Tokens:
         """The residual stream before the first norm."""
         return x
@@ -114,9 +131,9 @@ class EncoderAdaptation(nn.Module):
     def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """Queries, keys and values (3 × dim channels, in that order) of the tokens that attention sees.
 
-        In a windowed block both arguments have the windows along the first axis and include the tokens that fill the
-        last windows: zeros, so that a method that leaves zeros at zero changes nothing there, unless ``attention`` of
-        the same method asks for others.
+        Called with the tokens that ``attend`` was given, whole frames and no windows. Where windows reach over the
+        edge, what fills them passes once more by itself, as a picture of one token: zeros, unless ``attention`` of the
+        same method asks for another token. So each token is to be changed by itself.
         """
         return qkv
 
@@ -131,6 +148,21 @@ class EncoderAdaptation(nn.Module):
     def mlp(self, block: int, mlp: Callable[[Tokens], Tokens], x: Tokens, stack: Stack) -> Tokens:
         """Wraps the MLP of the normed tokens; what is returned is added to the residual stream."""
         return mlp(x)
+
+
+@runtime_checkable
+class Embeds(Protocol):
+    """An image encoder whose frames do not see each other before its first block: stacks may share what is there."""
+
+    def embed(self, images: Float[Tensor, "frames 3 y x"]) -> Tokens:
+        """Tokens of the frames before the first block."""
+        ...
+
+    def blocks_of(
+        self, tokens: Tokens, stack: Stack = SINGLE, adaptation: EncoderAdaptation | None = None
+    ) -> Float[Tensor, "frames channels height width"]:
+        """Features of embedded frames."""
+        ...
 
 
 class DecoderAdaptation(nn.Module):

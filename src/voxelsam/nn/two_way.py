@@ -93,10 +93,11 @@ class TwoWayBlock(nn.Module):
         else:
             placed = tokens + token_pe
             tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens))
-        seen = self.cross_attn_token_to_image(tokens + token_pe, image + image_pe, image)
+        located = image + image_pe
+        seen = self.cross_attn_token_to_image(tokens + token_pe, located, image)
         tokens = self.norm2(tokens + adaptation.from_image(layer, seen, prompts))
         tokens = self.norm3(tokens + adaptation.mlp(layer, self.mlp, tokens, prompts))
-        seen = self.cross_attn_image_to_token(image + image_pe, tokens + token_pe, tokens)
+        seen = self.cross_attn_image_to_token(located, tokens + token_pe, tokens)
         return tokens, self.norm4(adaptation.to_image(layer, image, seen, prompts))
 
 
@@ -132,7 +133,7 @@ class TwoWayTransformer(nn.Module):
             Tokens ``frames n channels`` and image ``frames (height width) channels``.
         """
         flat = "frames channels h w -> frames (h w) channels"
-        image, image_pe = rearrange(image, flat), rearrange(image_pe, flat)
+        image, image_pe = rearrange(image, flat).contiguous(), rearrange(image_pe, flat).contiguous()
         token_pe = tokens
         inside = UNADAPTED if adaptation is None else adaptation
         for index, layer in enumerate(self.layers):

@@ -2,7 +2,8 @@
 
 Convention: attribute names are Meta's parameter names. Inside, tokens are ``frames height width channels`` from the
 patch embedding to the neck; windows exist inside attention only. Windows that reach over the edge are filled with
-zeros after the first norm, unless a method asks for other tokens; what fills them takes part as keys.
+zeros after the first norm, unless a method asks for other tokens. What fills them takes part as one key
+(``voxelsam.nn.positions.Beyond``); no other work is done for it.
 """
 
 from collections.abc import Callable, Collection
@@ -15,7 +16,8 @@ from torch.utils.checkpoint import checkpoint
 
 from voxelsam.errors import InputError, WeightsError
 from voxelsam.nn.attention import attend, resize_table
-from voxelsam.nn.layers import LayerNorm2d, Mlp, from_windows, to_windows
+from voxelsam.nn.layers import LayerNorm2d, Mlp
+from voxelsam.nn.positions import Beyond
 from voxelsam.nn.seam import SINGLE, BlockSpec, EncoderAdaptation, Projected, Stack, Tokens
 
 UNADAPTED = EncoderAdaptation()
@@ -32,7 +34,7 @@ class PatchEmbed(nn.Module):
     def forward(self, images: Float[Tensor, "frames 3 y x"]) -> Tokens:
         """Tokens of the patches."""
         features: Tensor = self.proj(images)
-        return rearrange(features, "frames channels h w -> frames h w channels")
+        return rearrange(features, "frames channels h w -> frames h w channels").contiguous()
 
 
 class Attention(nn.Module):
@@ -47,32 +49,76 @@ class Attention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(2 * grid[1] - 1, dim // heads))
 
     def forward(
-        self, x: Tokens, adapt_qkv: Callable[[Projected, Tokens], Projected], *, resample: bool, relative: bool = True
+        self,
+        qkv: Projected,
+        window: int = 0,
+        filling: Float[Tensor, " three_channels"] | None = None,
+        *,
+        resample: bool,
+        relative: bool = True,
     ) -> Tokens:
-        """Attends within each element of the first axis.
+        """Attends within each window, or within each element of the first axis, and joins the heads.
+
+        Windows that reach over the edge are smaller; what fills them up is one more key. So there are up to four kinds
+        of windows: whole ones, those at the right edge, those at the bottom, and the one in the corner.
 
         Args:
-            x: Normed tokens; windows, if any, lie along the first axis.
-            adapt_qkv: Called with the projected tokens and x.
+            qkv: The tokens after ``self.qkv``.
+            window: Tokens per side of a window; 0 for none.
+            filling: The filling token after ``self.qkv``; not needed where windows fit.
             resample: Whether tables made for another grid are stretched to this one; otherwise they are an error.
             relative: Whether relative positions count; False is the same as tables of zeros.
         """
-        height, width = grid = (x.shape[1], x.shape[2])
+        height, width = (window, window) if window else (qkv.shape[1], qkv.shape[2])
         rel_h: Tensor = self.rel_pos_h
         rel_w: Tensor = self.rel_pos_w
         if resample:
             rel_h, rel_w = resize_table(rel_h, 2 * height - 1), resize_table(rel_w, 2 * width - 1)
         if not relative:
             rel_h, rel_w = torch.zeros_like(rel_h), torch.zeros_like(rel_w)
+        beyond = None if filling is None else Beyond(*self._shared(filling), (height, width))
+        rows = [
+            _joined([self._windows(part, rel_h, rel_w, beyond) for part in _whole_and_rest(row, 2, width)], 2)
+            for row in _whole_and_rest(qkv, 1, height)
+        ]
+        out: Tensor = self.proj(_joined(rows, 1))
+        return out
+
+    def _shared(self, filling: Float[Tensor, " three_channels"]) -> tuple[Tensor, Tensor]:
+        """Key and value of the filling token, for each head."""
+        _, key, value = rearrange(filling, "(three heads dim) -> three heads dim", three=3, heads=self.heads)
+        return key, value
+
+    def _windows(self, qkv: Projected, rel_h: Tensor, rel_w: Tensor, beyond: Beyond | None) -> Tokens:
+        """Attention in windows of one kind: as large as the tables say, or cut off at the edge."""
+        full = (rel_h.shape[0] + 1) // 2, (rel_w.shape[0] + 1) // 2
+        h, w = grid = (min(full[0], qkv.shape[1]), min(full[1], qkv.shape[2]))
         q, k, v = rearrange(
-            adapt_qkv(self.qkv(x), x),
-            "frames h w (three heads dim) -> three frames heads (h w) dim",
+            qkv,
+            "frames (rows h) (columns w) (three heads dim) -> three (frames rows columns) heads (h w) dim",
             three=3,
             heads=self.heads,
+            h=h,
+            w=w,
         )
-        y = attend(q, k, v, rel_h, rel_w, grid)
-        out: Tensor = self.proj(rearrange(y, "frames heads (h w) dim -> frames h w (heads dim)", h=height, w=width))
-        return out
+        return rearrange(
+            attend(q, k, v, rel_h, rel_w, grid, beyond=None if grid == full else beyond),
+            "(frames rows columns) heads (h w) dim -> frames (rows h) (columns w) (heads dim)",
+            frames=len(qkv),
+            rows=qkv.shape[1] // h,
+            h=h,
+        )
+
+
+def _whole_and_rest(x: Tokens, axis: int, window: int) -> list[Tokens]:
+    """What whole windows cover along an axis, and what remains; neither if it is empty."""
+    rest = x.shape[axis] % window
+    whole = x.shape[axis] - rest
+    return [part for part in (x.narrow(axis, 0, whole), x.narrow(axis, whole, rest)) if part.shape[axis]]
+
+
+def _joined(parts: list[Tokens], axis: int) -> Tokens:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=axis)
 
 
 class Block(nn.Module):
@@ -106,6 +152,7 @@ class BlockAttention:
 
     def __init__(self, block: Block, index: int, adaptation: EncoderAdaptation) -> None:
         self.block, self.index, self.adaptation = block, index, adaptation
+        self._kept: tuple[Tokens, Projected] | None = None
 
     @property
     def blank(self) -> Float[Tensor, " channels"]:
@@ -119,16 +166,28 @@ class BlockAttention:
         *,
         filling: Float[Tensor, " channels"] | None = None,
         relative: bool = True,
+        arrange: Callable[[Projected], Projected] | None = None,
     ) -> Tokens:
-        """Cuts into windows, attends, puts the windows together again."""
+        """Projects each token once, arranges, and attends within windows."""
         side = self.block.window if window is None else window
-        grid = (x.shape[1], x.shape[2])
-        cut = to_windows(x, side, filling) if side else x
-        y: Tensor = self.block.attn(cut, self._qkv, resample=window is not None, relative=relative)
-        return from_windows(y, grid) if side else y
+        qkv = self._projected(x)
+        if arrange is not None:
+            qkv = arrange(qkv)
+        reaches_over = side and any(size % side for size in qkv.shape[1:3])
+        token = self._filling(x, filling) if reaches_over else None
+        y: Tensor = self.block.attn(qkv, side, token, resample=window is not None, relative=relative)
+        return y
 
-    def _qkv(self, qkv: Projected, x: Tokens) -> Projected:
-        return self.adaptation.qkv(self.index, qkv, x)
+    def _projected(self, x: Tokens) -> Projected:
+        """Queries, keys and values of the tokens; kept, since a method may attend over the same tokens twice."""
+        if self._kept is None or self._kept[0] is not x:
+            self._kept = (x, self.adaptation.qkv(self.index, self.block.attn.qkv(x), x))
+        return self._kept[1]
+
+    def _filling(self, x: Tokens, filling: Float[Tensor, " channels"] | None) -> Float[Tensor, " three_channels"]:
+        """The same of the filling token, by itself."""
+        token = (x.new_zeros(x.shape[-1]) if filling is None else filling.to(x.dtype)).expand(1, 1, 1, -1)
+        return self.adaptation.qkv(self.index, self.block.attn.qkv(token), token).flatten()
 
 
 class SamEncoder(nn.Module):
@@ -169,8 +228,8 @@ class SamEncoder(nn.Module):
             raise WeightsError(
                 f"global blocks {sorted(global_blocks)} are not all among the {depth} blocks 0..{depth - 1}"
             )
-        self.checkpointing = False
-        """Whether the backward pass computes each block again, instead of keeping what was computed in it."""
+        self.checkpointing = 0
+        """How many blocks, from the first, the backward pass computes again instead of keeping what was computed."""
         self.image_size = image_size
         self.grid = tokens_along(image_size, patch)
         self.blocks_spec = tuple(
@@ -192,7 +251,7 @@ class SamEncoder(nn.Module):
         stack: Stack = SINGLE,
         adaptation: EncoderAdaptation | None = None,
     ) -> Float[Tensor, "frames channels height width"]:
-        """Features of the frames, one vector per patch.
+        """Features of the frames, one vector per patch: ``blocks_of(embed(images))``.
 
         Args:
             images: Frames after the pixel statistics of the backbone were applied.
@@ -203,19 +262,48 @@ class SamEncoder(nn.Module):
             WeightsError: the images are not of the size that this encoder was built for.
             InputError: the frames do not divide into stacks.
         """
+        return self.blocks_of(self.embed(images), stack, adaptation)
+
+    def embed(self, images: Float[Tensor, "frames 3 y x"]) -> Tokens:
+        """Tokens of the frames with their positions, before the first block; frames do not see each other.
+
+        What several stacks share can be computed once: ``blocks_of`` takes the tokens from here in any order.
+
+        Args:
+            images: Frames after the pixel statistics of the backbone were applied.
+
+        Raises:
+            WeightsError: the images are not of the size that this encoder was built for.
+        """
         if tuple(images.shape[-2:]) != self.image_size:
             raise WeightsError(
                 f"this encoder was built for images of {self.image_size[0]} × {self.image_size[1]} pixels "
                 f"(height × width), but {images.shape[-2]} × {images.shape[-1]} came; "
                 "build or load the backbone with that image_size"
             )
-        if images.shape[0] % stack.depth:
-            raise InputError(f"{images.shape[0]} frames do not divide into stacks of {stack.depth} slices")
-        x: Tensor = self.patch_embed(images) + self.pos_embed
-        again = self.checkpointing and torch.is_grad_enabled()
+        tokens: Tensor = self.patch_embed(images) + self.pos_embed
+        return tokens
+
+    def blocks_of(
+        self, tokens: Tokens, stack: Stack = SINGLE, adaptation: EncoderAdaptation | None = None
+    ) -> Float[Tensor, "frames channels height width"]:
+        """Features of embedded frames: all blocks, then the neck.
+
+        Args:
+            tokens: What ``embed`` gives; they are not changed.
+            stack: How frames are grouped, for methods that look along depth.
+            adaptation: The method that acts inside; None for the frozen encoder alone.
+
+        Raises:
+            InputError: the frames do not divide into stacks.
+        """
+        if tokens.shape[0] % stack.depth:
+            raise InputError(f"{tokens.shape[0]} frames do not divide into stacks of {stack.depth} slices")
+        x: Tensor = tokens
+        again = self.checkpointing if torch.is_grad_enabled() else 0
         for index, block in enumerate(self.blocks):
             given = (index, x, stack, UNADAPTED if adaptation is None else adaptation)
-            x = checkpoint(block, *given, use_reentrant=False) if again else block(*given)
+            x = checkpoint(block, *given, use_reentrant=False) if index < again else block(*given)
         features: Tensor = self.neck(rearrange(x, "frames h w channels -> frames channels h w"))
         return features
 
