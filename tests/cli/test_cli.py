@@ -42,7 +42,7 @@ def test_train_says_why_it_chose_what(run: Run, phantom: Path, tmp_path: Path) -
 def test_predict_then_evaluate(run: Run, trained: Path, phantom: Path, tmp_path: Path) -> None:
     masks, summary = tmp_path / "masks", tmp_path / "summary.json"
     code, out, _ = run(
-        "predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", masks, "--stride", 3, "--json"
+        "predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", masks, "--overlap", 0, "--json"
     )
     assert code == 0
     assert [case["status"] for case in json.loads(out)] == ["done"]
@@ -53,7 +53,7 @@ def test_predict_then_evaluate(run: Run, trained: Path, phantom: Path, tmp_path:
 
 
 def test_predict_continues(run: Run, trained: Path, phantom: Path, tmp_path: Path) -> None:
-    arguments = ("predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", tmp_path / "m", "--stride", 3)
+    arguments = ("predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", tmp_path / "m", "--overlap", 0)
     assert run(*arguments)[0] == 0
     mask = next(path for path in (tmp_path / "m").iterdir() if path.suffix == ".gz")
     before = mask.stat().st_mtime_ns
@@ -78,7 +78,7 @@ def test_one_bad_scan_gives_exit_code_1_and_the_rest_is_done(
 
     source = Path(shutil.copytree(phantom / "imagesTs", tmp_path / "in"))
     (source / "zzz.nii.gz").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    code, out, _ = run("predict", "-m", trained / "best", "-i", source, "-o", tmp_path / "m", "--stride", 3, "--json")
+    code, out, _ = run("predict", "-m", trained / "best", "-i", source, "-o", tmp_path / "m", "--overlap", 0, "--json")
     outcomes = {case["id"]: case for case in json.loads(out)}
     assert code == 1
     assert outcomes["zzz"]["status"] == "failed"

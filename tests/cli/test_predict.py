@@ -35,7 +35,7 @@ def entry(folder: Path) -> dict[str, object]:
 def test_folds_and_their_bundles_are_one_ensemble(run: Run, folds: Path, phantom: Path, tmp_path: Path) -> None:
     scans, out = phantom / "imagesTs", tmp_path / "out"
     code, said, err = run(
-        "predict", "-m", folds, "-i", scans, "-o", out, "--stride", 3, "--json", "--save-probabilities"
+        "predict", "-m", folds, "-i", scans, "-o", out, "--overlap", 0, "--json", "--save-probabilities"
     )
     assert code == 0, err
     (case,) = json.loads(said)
@@ -45,9 +45,9 @@ def test_folds_and_their_bundles_are_one_ensemble(run: Run, folds: Path, phantom
     assert record["made_by"]["bundle"] == sorted(hashes)  # type: ignore[index]
     assert {one["weights_sha256"] for one in record["runs"][0]["bundle"]["members"]} == set(hashes)  # type: ignore[index]
     both = ("-m", folds / "fold_1" / "best", "-m", folds / "fold_0" / "best")
-    code, said, err = run("predict", *both, "-i", scans, "-o", out, "--stride", 3, "--continue", "--json")
+    code, said, err = run("predict", *both, "-i", scans, "-o", out, "--overlap", 0, "--continue", "--json")
     assert (code, [one["status"] for one in json.loads(said)]) == (0, ["kept"]), err
-    alone = ("predict", "-m", folds / "fold_0" / "best", "-i", scans, "-o", out, "--stride", 3, "--continue")
+    alone = ("predict", "-m", folds / "fold_0" / "best", "-i", scans, "-o", out, "--overlap", 0, "--continue")
     code, _, err = run(*alone)
     assert code == 2
     assert "another model" in err
@@ -57,7 +57,7 @@ def test_an_ensemble_of_one_has_the_mask_of_the_model(run: Run, trained: Path, p
     shutil.copytree(trained / "best", tmp_path / "cv" / "fold_0" / "best")
     masks = []
     for model, name in ((trained / "best", "a"), (tmp_path / "cv", "b")):
-        arguments = ("predict", "-m", model, "-i", phantom / "imagesTs", "-o", tmp_path / name, "--stride", 3)
+        arguments = ("predict", "-m", model, "-i", phantom / "imagesTs", "-o", tmp_path / name, "--overlap", 0)
         assert run(*arguments)[0] == 0
         (mask,) = (tmp_path / name).glob("*.nii.gz")
         masks.append(np.asarray(nib.load(mask).dataobj))
@@ -66,7 +66,7 @@ def test_an_ensemble_of_one_has_the_mask_of_the_model(run: Run, trained: Path, p
 
 
 def test_views_are_recorded_and_never_mixed(run: Run, trained: Path, phantom: Path, tmp_path: Path) -> None:
-    arguments = ("predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", tmp_path / "out", "--stride", 3)
+    arguments = ("predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", tmp_path / "out", "--overlap", 0)
     code, said, _ = run(*arguments, "--tta", "--json")
     assert code == 0
     assert json.loads(said)[0]["quality"]["views"] == 3
@@ -86,7 +86,7 @@ def test_a_doubtful_mask_is_warned_of_unless_accepted(
     bundle.judge(
         tmp_path / "model", {"confidence": dict.fromkeys(names, 2.0), "expected_dice": dict.fromkeys(names, 2)}
     )
-    arguments = ("predict", "-m", tmp_path / "model", "-i", phantom / "imagesTs", "--stride", 3)
+    arguments = ("predict", "-m", tmp_path / "model", "-i", phantom / "imagesTs", "--overlap", 0)
     code, _, err = run(*arguments, "-o", tmp_path / "a")
     assert code == 0
     assert "warning: QUA-01: " in err
@@ -125,4 +125,31 @@ def test_models_that_do_not_go_together_are_refused(
     code, _, err = run("predict", *options, "-i", phantom / "imagesTs", "-o", tmp_path / "out", *dry)
     assert code == 2
     assert complaint in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_the_record_names_the_arithmetic(
+    run: Run, trained: Path, phantom: Path, tmp_path: Path, precision: str
+) -> None:
+    masks = {}
+    for kind in ("fp32", precision):
+        out = tmp_path / kind
+        arguments = ("-m", trained / "best", "-i", phantom / "imagesTs", "-o", out, "--overlap", 0, "--precision", kind)
+        code, _, err = run("predict", *arguments)
+        assert code == 0, err
+        assert entry(out)["runs"][0]["arithmetic"].split()[0] == kind  # type: ignore[index]
+        (mask,) = out.glob("*.nii.gz")
+        masks[kind] = np.asarray(nib.load(mask).dataobj)
+    assert (masks["fp32"] == masks[precision]).mean() > 0.95
+    code, _, err = run("predict", *arguments[:-1], "fp32", "--continue")
+    assert (code, "another model or with other settings" in err or "precision" in err) == (2, True), err
+
+
+def test_half_precision_that_a_processor_computes_slowly_is_refused(
+    run: Run, trained: Path, phantom: Path, tmp_path: Path
+) -> None:
+    arguments = ("-m", trained / "best", "-i", phantom / "imagesTs", "-o", tmp_path / "out")
+    code, _, err = run("predict", *arguments, "--precision", "fp16", "--device", "cpu")
+    assert (code, "processors compute fp16 slower than fp32" in err) == (2, True), err
     assert not (tmp_path / "out").exists()

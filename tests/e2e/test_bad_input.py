@@ -56,7 +56,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     import warnings
 
     def call(model: Path, source: Path, folder: Path) -> tuple[int, str]:
-        arguments = ["predict", "-m", model, "-i", source, "-o", folder, "--stride", 3, "--device", "cpu", "--json"]
+        arguments = ["predict", "-m", model, "-i", source, "-o", folder, "--overlap", 0, "--device", "cpu", "--json"]
         monkeypatch.setattr(sys, "argv", ["voxelsam", *map(str, arguments)])
         show = warnings.showwarning
         code = 0

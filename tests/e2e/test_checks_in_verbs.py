@@ -111,7 +111,7 @@ def scans(setting: Setting, trouble: Trouble) -> Path:
 
 def predict(setting: Setting, trouble: Trouble) -> list[object]:
     source = scans(setting, trouble)
-    return ["predict", "-m", setting.model, "-i", source, "-o", setting.output, "--stride", 3, "--device", "cpu"]
+    return ["predict", "-m", setting.model, "-i", source, "-o", setting.output, "--overlap", 0, "--device", "cpu"]
 
 
 def prompt(setting: Setting, trouble: Trouble) -> list[object]:

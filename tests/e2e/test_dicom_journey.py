@@ -418,11 +418,13 @@ def test_info_of_whatever_lies_in_a_hospital(run: Run, model: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("verb", ["predict", "prompt"])
-def test_a_stride_beyond_the_stacks_is_no_traceback(run: Run, model: Path, tmp_path: Path, verb: str) -> None:
+def test_an_overlap_of_whole_stacks_is_no_traceback(run: Run, model: Path, tmp_path: Path, verb: str) -> None:
     more = ("--point", "2,38,36,liver", "--space", "lps") if verb == "prompt" else ()
     source = series(tmp_path / "scan")
-    code, _, err = run(verb, "-m", model, "-i", source, "-o", tmp_path / "out", "--stride", 4, "--device", "cpu", *more)
-    assert (code, "stride should be 1 to 3" in err) == (2, True)
+    code, _, err = run(
+        verb, "-m", model, "-i", source, "-o", tmp_path / "out", "--overlap", 3, "--device", "cpu", *more
+    )
+    assert (code, "overlap should be 0 to 2" in err) == (2, True)
 
 
 REAL = {
@@ -436,7 +438,7 @@ REAL = {
 @pytest.mark.parametrize("name", REAL)
 def test_real_series_get_valid_segmentations(run: Run, model: Path, shared: Path, tmp_path: Path, name: str) -> None:
     source = shared / "data" / "bad_input" / "dicom" / name
-    code, out, _ = run("predict", "-m", model, "-i", source, "-o", tmp_path / "out", "--stride", 3, "--json")
+    code, out, _ = run("predict", "-m", model, "-i", source, "-o", tmp_path / "out", "--overlap", 0, "--json")
     (case,) = json.loads(out)
     assert (code, case["status"]) == (0, "done")
     written = Path(case["output"])

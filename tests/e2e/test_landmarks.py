@@ -46,7 +46,8 @@ def predictor(learnt: Callable[..., Any]) -> Iterator[Predictor]:
         return Scores(logits)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Segmenter, "encode", lambda self, images: images.flatten(0, 1))
+        patch.setattr(Segmenter, "embed", lambda self, images: images)
+        patch.setattr(Segmenter, "encode_embedded", lambda self, embedded: embedded.flatten(0, 1))
         patch.setattr(Segmenter, "decode", bright)
         yield Predictor(learnt(), device="cpu")
 

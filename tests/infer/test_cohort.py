@@ -3,15 +3,23 @@
 import csv
 import json
 import shutil
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from threading import Event, active_count
 
+import nibabel as nib
 import numpy as np
 import pytest
 
-from voxelsam import bundle, formats, record
+from voxelsam import bundle, checks, formats, record
 from voxelsam.errors import ConfigError, InputError, OutputError
 from voxelsam.infer import cases, cohort
+from voxelsam.infer.prediction import Prediction
 from voxelsam.infer.predictor import Predictor
+from voxelsam.volumes.labels import Labels
+from voxelsam.volumes.volume import LabelMap, Volume
 
 
 def touch(folder: Path, *names: str) -> Path:
@@ -239,8 +247,6 @@ def test_files_that_cannot_be_hashed_stop_nothing(
 def test_a_first_failure_leaves_no_record_but_a_later_one_does(
     trained: Path, phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from voxelsam.infer.prediction import Prediction
-
     save = Prediction.save
     calls: list[Path] = []
 
@@ -276,15 +282,15 @@ def test_numbered_films_of_colours_are_cases(tmp_path: Path) -> None:
     assert [(task.id, task.output.name) for task in found] == [("clip_0001", "clip_0001"), ("clip_0002", "clip_0002")]
 
 
-@pytest.mark.parametrize("stride", [None, 1, 3])
-def test_a_stride_within_the_stacks(stride: int | None) -> None:
-    cohort.check_stride(stride, 3)
+@pytest.mark.parametrize("overlap", [None, 0, 2])
+def test_an_overlap_within_the_stacks(overlap: int | None) -> None:
+    cohort.check_overlap(overlap, 3)
 
 
-@pytest.mark.parametrize("stride", [0, 4])
-def test_a_stride_that_leaves_slices_out_is_refused(stride: int) -> None:
-    with pytest.raises(ConfigError, match="1 to 3"):
-        cohort.check_stride(stride, 3)
+@pytest.mark.parametrize("overlap", [-1, 3])
+def test_an_overlap_of_all_slices_or_fewer_than_none_is_refused(overlap: int) -> None:
+    with pytest.raises(ConfigError, match="0 to 2"):
+        cohort.check_overlap(overlap, 3)
 
 
 def test_the_quality_of_every_mask_stands_in_record_and_table(trained: Path, phantom: Path, tmp_path: Path) -> None:
@@ -312,3 +318,148 @@ def test_the_quality_of_every_mask_stands_in_record_and_table(trained: Path, pha
 def test_the_table_of_a_single_mask_has_its_name(tmp_path: Path) -> None:
     assert cohort.table(tmp_path / "mask.run.json") == tmp_path / "mask.quality.csv"
     assert cohort.table(tmp_path / "run.json") == tmp_path / "quality.csv"
+
+
+# Reading, segmenting and writing at the same time
+
+
+class Quick:
+    """Segments at once, and notes what happens in which order."""
+
+    channels, kind, depth = ("CT",), "CT", 1
+    labels = Labels({"background": 0, "liver": 1})
+
+    def __init__(self) -> None:
+        self.hooks: dict[tuple[str, str], Callable[[], object]] = {}
+        self.events: list[tuple[str, str]] = []
+
+    def check_prompt_free(self) -> None:
+        pass
+
+    def happens(self, what: str, case: str) -> None:
+        self.events.append((what, case))
+        self.hooks.get((what, case), lambda: None)()
+
+    def __call__(self, volume: Volume, progress: object = None, *, probabilities: bool = False) -> Prediction:
+        assert volume.source is not None
+        case = volume.source.paths[0].name[0]
+        self.happens("segment", case)
+        values = np.full(volume.grid.shape, 1, np.uint8)
+        return Prediction(LabelMap(values, volume.grid, self.labels), volume)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Quick:
+    model = Quick()
+    read, save = cases.Task.read, Prediction.save
+
+    def reading(task: cases.Task, channels: int) -> Volume:
+        model.happens("read", task.id)
+        return read(task, channels)
+
+    def saving(prediction: Prediction, path: Path) -> None:
+        model.happens("write", path.name[0])
+        save(prediction, path)
+
+    monkeypatch.setattr(cases.Task, "read", reading)
+    monkeypatch.setattr(Prediction, "save", saving)
+    return model
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[cases.Task, ...]:
+    (tmp_path / "in").mkdir()
+    data = np.random.default_rng(0).integers(-100, 200, (8, 9, 4)).astype(np.int16)
+    for name in "abc":
+        image = nib.Nifti1Image(data, np.diag([2.0, 2.0, 4.0, 1.0]))
+        nib.save(image, tmp_path / "in" / f"{name}.nii.gz")
+    return cases.tasks(tmp_path / "in", tmp_path / "out", 1)
+
+
+def test_the_next_case_is_read_and_the_last_one_written_while_one_is_segmented(
+    quick: Quick, three: tuple[cases.Task, ...]
+) -> None:
+    """Segmenting ``b`` ends only after ``c`` was read, and after ``a`` is being written."""
+    read, written = Event(), Event()
+    quick.hooks = {
+        ("read", "c"): read.set,
+        ("write", "a"): written.set,
+        ("segment", "b"): lambda: None if read.wait(20) and written.wait(20) else pytest.fail("one after the other"),
+    }
+    assert [(one.id, one.status) for one in cohort.run(quick, three)] == [(name, "done") for name in "abc"]
+    for what in ("read", "segment", "write"):
+        assert [case for happened, case in quick.events if happened == what] == ["a", "b", "c"]
+
+
+def test_nothing_of_a_later_case_is_written_before_the_outcome_is_told(
+    quick: Quick, three: tuple[cases.Task, ...]
+) -> None:
+    going = cohort.run(quick, three)
+    assert next(going).id == "a"
+    assert ("segment", "b") in quick.events
+    assert ("write", "b") not in quick.events
+    going.close()
+    assert ("write", "b") not in quick.events
+    assert [path.name for path in three[0].output.parent.iterdir()] == ["a.nii.gz"]
+
+
+@pytest.mark.parametrize("part", ["read", "segment", "write"])
+def test_a_failure_in_any_part_stops_nothing_else(quick: Quick, three: tuple[cases.Task, ...], part: str) -> None:
+    def fail() -> None:
+        raise InputError("no luck", code="VAL-05")
+
+    quick.hooks = {(part, "b"): fail}
+    with record.recording("predict") as noted:
+        noted.path = cohort.place(three, three[0].output.parent)
+        outcomes = list(cohort.run(quick, three, noted=noted))
+    assert [one.status for one in outcomes] == ["done", "failed", "done"]
+    assert (outcomes[1].reason, outcomes[1].code) == ("no luck", "VAL-05")
+    entries = record.read(noted.path)["runs"][0]["cases"]
+    assert list(entries) == ["a", "b", "c"]
+    assert "sha256" in entries["b"]
+
+
+def test_findings_belong_to_their_case_and_come_in_order(quick: Quick, three: tuple[cases.Task, ...]) -> None:
+    quick.hooks = {
+        (part, case): partial(checks.notice, code, f"{part} {case}")
+        for part, case, code in (("read", "b", "VAL-03"), ("write", "a", "GEO-03"), ("segment", "c", "VAL-03"))
+    }
+    with warnings.catch_warnings(), checks.watching() as watch:
+        warnings.simplefilter("ignore")
+        outcomes = list(cohort.run(quick, three))
+    found = [(finding.where, finding.message) for finding in watch.findings]
+    assert found == [("a", "write a"), ("b", "read b"), ("c", "segment c")]
+    assert [[finding.message for finding in one.findings] for one in outcomes] == [
+        ["write a"],
+        ["read b"],
+        ["segment c"],
+    ]
+
+
+def test_an_interruption_finishes_the_mask_that_is_being_written(quick: Quick, three: tuple[cases.Task, ...]) -> None:
+    written = Event()
+
+    def stop() -> None:
+        written.wait(20)
+        raise KeyboardInterrupt
+
+    quick.hooks = {("write", "a"): written.set, ("segment", "b"): stop}
+    threads = active_count()
+    with record.recording("predict") as noted:
+        noted.path = cohort.place(three, three[0].output.parent)
+        with pytest.raises(KeyboardInterrupt):
+            list(cohort.run(quick, three, noted=noted))
+    (entry,) = record.read(noted.path)["runs"]
+    assert (entry["status"], list(entry["cases"])) == ("interrupted", ["a"])
+    assert formats.read_labels(three[0].output).data.all()
+    assert not three[1].output.exists()
+    assert active_count() == threads
+
+
+def test_what_was_computed_stands_in_record_and_json(trained: Path, phantom: Path, tmp_path: Path) -> None:
+    todo = cases.tasks(phantom / "imagesTs", tmp_path / "out", 1)
+    with record.recording("predict") as noted:
+        noted.path = cohort.place(todo, tmp_path / "out")
+        (outcome,) = cohort.run(Predictor(bundle.load(trained / "best"), device="cpu", stride=3), todo, noted=noted)
+    entry = record.read(noted.path)["runs"][0]["cases"][outcome.id]
+    assert entry["work"] == outcome.to_json()["work"] == {"stacks": 3, "repeated": 0}

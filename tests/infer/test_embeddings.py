@@ -113,6 +113,33 @@ def test_the_folder_gives_back_the_same_bits(tmp_path: Path, dtype: torch.dtype)
     assert torch.equal(again, features)
 
 
+def test_half_precision_takes_half_the_bytes_and_is_rounded_before_any_use(tmp_path: Path) -> None:
+    exact = embeddings(Encoder())
+    kept = embeddings(Encoder(), half=True, store=Store(tmp_path, "1" * 64))
+    first = kept([0, 3])
+    assert first.dtype == torch.float32
+    assert torch.equal(kept([0, 3]), first)
+    assert torch.equal(embeddings(Encoder(), half=True, store=Store(tmp_path, "1" * 64))([0, 3]), first)
+    assert kept.held == 2 * SLICE // 2
+    error = (first - exact([0, 3])).norm() / exact([0, 3]).norm()
+    assert 0 < error < 5e-4
+
+
+def test_a_slice_of_a_large_picture_takes_two_megabytes_in_half_precision() -> None:
+    features = torch.randn(1, 256, 64, 64)
+    plan = StackPlan(depth=1, size=(1024, 1024))
+    kept = Embeddings(np.zeros((1, 8, 8, 1), np.float32), plan, SCALE, lambda stacks: features, half=True)
+    kept([0])
+    assert kept.held <= 2.1e6
+    assert (kept([0]) - features).norm() < 5e-4 * features.norm()
+
+
+def test_features_that_are_half_already_stay_as_they_are() -> None:
+    features = torch.randn(3, 2, 4, 4).bfloat16()
+    kept = Embeddings(VOLUME, PLAN, SCALE, lambda stacks: features, half=True)
+    assert torch.equal(kept([0]), features[1:2].float())
+
+
 def test_a_new_process_finds_what_an_old_one_kept(tmp_path: Path) -> None:
     first, second = Encoder(), Encoder()
     before = embeddings(first, store=Store(tmp_path, KEY))(range(7))

@@ -21,6 +21,7 @@ from voxelsam.infer import average, ensemble
 from voxelsam.infer.clean import Clean
 from voxelsam.infer.ensemble import Ensemble
 from voxelsam.infer.predictor import Predictor
+from voxelsam.nn.decoder import Scores
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.volume import Volume
 
@@ -166,13 +167,13 @@ class Counted(average.SliceAnswer):
 
 def test_memory_is_that_of_slices(members: list[Predictor], monkeypatch: pytest.MonkeyPatch) -> None:
     """At no time are there more than a few slices of probabilities per member, and none is kept for the volume."""
-    from voxelsam.infer import predictor as module
+    from voxelsam.infer import engine as module
 
     held: list[int] = []
 
     class Watched(module.Merger):
-        def add(self, first: int, probabilities: Tensor) -> None:
-            super().add(first, probabilities)
+        def put(self, scores: Tensor) -> None:
+            super().put(scores)
             held.append(self.held)
 
     monkeypatch.setattr(module, "Merger", Watched)
@@ -188,12 +189,18 @@ def test_memory_is_that_of_slices(members: list[Predictor], monkeypatch: pytest.
 class Left(nn.Module):
     """Says class 1 of the left half of the picture, surely, and class 2 of what is bright."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits = torch.full((*images.shape[:2], 3, *images.shape[3:]), -4.0)
-        logits[:, :, 0] = 0
-        logits[:, :, 1, :, : images.shape[-1] // 2] = 5
-        logits[:, :, 2] = torch.where(images[:, :, 0] > 0.5, 9.0, -4.0)
-        return logits
+    def embed(self, images: Tensor) -> Tensor:
+        return images
+
+    def encode_embedded(self, images: Tensor) -> Tensor:
+        return images.flatten(0, 1)
+
+    def decode(self, images: Tensor, prompts: object = None) -> Scores:
+        logits = torch.full((len(images), 3, *images.shape[2:]), -4.0)
+        logits[:, 0] = 0
+        logits[:, 1, :, : images.shape[-1] // 2] = 5
+        logits[:, 2] = torch.where(images[:, 0] > 0.5, 9.0, -4.0)
+        return Scores(logits)
 
 
 def test_views_come_back_to_their_place(plain: Bundle) -> None:

@@ -13,6 +13,7 @@ from voxelsam import bundle, formats
 from voxelsam.errors import ConfigError, InputError
 from voxelsam.infer.predictor import Predictor
 from voxelsam.model import Segmenter
+from voxelsam.nn.decoder import Scores
 from voxelsam.space.grid import Grid
 from voxelsam.volumes.volume import Volume
 
@@ -30,13 +31,15 @@ def predictor(trained: Path) -> Predictor:
 def threshold(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces the network by one that calls bright pixels class 1: what comes out must lie where it went in."""
 
-    def bright(self: Segmenter, images: torch.Tensor, prompts: object = None) -> torch.Tensor:
-        scores = torch.full((*images.shape[:2], 7, *images.shape[3:]), -50.0)
-        scores[:, :, 0] = 0.0
-        scores[:, :, 1] = (images[:, :, 0] - 0.5) * 50
-        return scores
+    def bright(self: Segmenter, images: torch.Tensor, prompts: object = None) -> Scores:
+        scores = torch.full((len(images), 7, *images.shape[2:]), -50.0)
+        scores[:, 0] = 0.0
+        scores[:, 1] = (images[:, 0] - 0.5) * 50
+        return Scores(scores)
 
-    monkeypatch.setattr(Segmenter, "forward", bright)
+    monkeypatch.setattr(Segmenter, "embed", lambda self, images: images)
+    monkeypatch.setattr(Segmenter, "encode_embedded", lambda self, embedded: embedded.flatten(0, 1))
+    monkeypatch.setattr(Segmenter, "decode", bright)
 
 
 def blob(affine: np.ndarray, shape: tuple[int, int, int]) -> Volume:
@@ -108,13 +111,13 @@ def test_batches_do_not_change_the_result(trained: Path, scan: Path, stride: int
 
 
 def test_memory_does_not_grow_with_the_volume(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    from voxelsam.infer import predictor as module
+    from voxelsam.infer import engine as module
 
     held = []
 
     class Watched(module.Merger):
-        def add(self, first: int, probabilities: torch.Tensor) -> None:
-            super().add(first, probabilities)
+        def put(self, scores: torch.Tensor) -> None:
+            super().put(scores)
             held.append(self.held)
 
     monkeypatch.setattr(module, "Merger", Watched)

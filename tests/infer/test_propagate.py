@@ -1,12 +1,14 @@
 """Propagation on a made-up object: where it goes, when it ends, what it is told."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import torch
 
 from voxelsam.errors import ConfigError
 from voxelsam.infer.prompted import Answer, Patch
-from voxelsam.infer.propagate import Cue, Direction, Stop, cue, prior_share, routes, sweep
+from voxelsam.infer.propagate import Asked, Carried, Cue, Direction, Stop, cue, prior_share, routes, sweep
 from voxelsam.prompts.place import FramePrompts
 from voxelsam.stacks.frame import FrameMap
 
@@ -27,15 +29,45 @@ class Shrinking:
         self.told: list[tuple[int, FramePrompts, torch.Tensor | None]] = []
         self.quality = quality
 
-    def __call__(self, number: int, prompts: FramePrompts, earlier: torch.Tensor | None, distance: int) -> Answer:
-        self.told.append((number, prompts, earlier))
-        assert distance == len(self.told)
-        away = abs(number - 10)
+    def __call__(self, asked: Sequence[Asked]) -> list[Answer]:
+        return [self.one(question) for question in asked]
+
+    def one(self, asked: Asked) -> Answer:
+        self.told.append((asked.slice, asked.prompts, asked.earlier))
+        away = abs(asked.slice - 10)
+        assert asked.distance == away
         return answer(max(6 - away, 0), self.quality**away)
 
 
 def reached(model: Shrinking, route: range, stop: Stop, cues: tuple[Cue, ...] = ("mask",)) -> list[int]:
-    return [number for number, _ in sweep(model, answer(6), route, FRAME, cues, stop)]
+    carried = [Carried(answer(6), route, cues, stop)]
+    return [asked.slice for asked, found in sweep(model, carried, FRAME) if found is not None]
+
+
+def test_routes_go_forward_together_and_end_apart() -> None:
+    passes: list[list[tuple[int, int]]] = []
+    model = Shrinking()
+
+    def ask(asked: Sequence[Asked]) -> list[Answer]:
+        passes.append([(question.of, question.slice) for question in asked])
+        return model(asked)
+
+    stops = Stop(area=0.5), Stop(area=0), Stop(area=0)
+    routes = range(11, 20), range(9, -1, -1), range(11, 13)
+    carried = [Carried(answer(6), route, ("mask",), stop) for route, stop in zip(routes, stops, strict=True)]
+    found = [(asked.of, asked.slice, reply is not None) for asked, reply in sweep(ask, carried, FRAME)]
+    assert passes[:3] == [[(0, 11), (1, 9), (2, 11)], [(0, 12), (1, 8), (2, 12)], [(1, 7)]]
+    for number, (route, stop) in enumerate(zip(routes, stops, strict=True)):
+        alone = reached(Shrinking(), route, stop)
+        assert [slice_ for of, slice_, shown in found if of == number and shown] == alone
+    assert [(of, slice_) for of, slice_, shown in found if not shown] == [(0, 12), (1, 4)]
+
+
+def test_routes_without_slices_ask_nothing() -> None:
+    model = Shrinking()
+    assert list(sweep(model, [Carried(answer(6), range(0), ("mask",), Stop())], FRAME)) == []
+    assert list(sweep(model, [], FRAME)) == []
+    assert model.told == []
 
 
 @pytest.mark.parametrize(
@@ -92,8 +124,8 @@ def test_only_what_was_chosen_is_told(cues: tuple[Cue, ...], points: int, box: b
 
 def test_a_caller_may_stop_at_any_slice() -> None:
     model = Shrinking()
-    for number, _ in sweep(model, answer(6), range(11, 20), FRAME, ("mask",), Stop()):
-        if number == 12:
+    for asked, _ in sweep(model, [Carried(answer(6), range(11, 20), ("mask",), Stop())], FRAME):
+        if asked.slice == 12:
             break
     assert [number for number, _, _ in model.told] == [11, 12]
 

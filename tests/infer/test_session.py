@@ -555,9 +555,11 @@ def test_the_folder_spares_the_encoder(
         session.add_point_interaction((6, 9, 2), "spleen")
         return labels(session)
 
-    calls = []
+    calls: list[int] = []
     encode = Segmenter.encode
-    monkeypatch.setattr(Segmenter, "encode", lambda self, images: calls.append(1) or encode(self, images))
+    monkeypatch.setattr(
+        Segmenter, "encode", lambda self, images: calls.extend([1] * len(images)) or encode(self, images)
+    )
     first = run(promptable, volume)
     assert len(calls) == 7
     assert np.array_equal(run(promptable, volume), first)
@@ -565,6 +567,64 @@ def test_the_folder_spares_the_encoder(
     other = Volume(volume.data + 1, volume.grid, volume.kind)
     run(promptable, other)
     assert len(calls) == 14
+
+
+def test_features_kept_in_half_precision_take_half_and_change_little(
+    promptable: Predictor, volume: Volume, tmp_path: Path
+) -> None:
+    sizes, answers = [], []
+    for half in (False, True):
+        session = promptable.open(volume, folder=tmp_path / str(half), half=half)
+        session.add_bbox_interaction((4, 7, 1), (16, 21, 6), "spleen")
+        sizes.append(sum(path.stat().st_size for path in (tmp_path / str(half)).rglob("*.safetensors")))
+        answers.append(torch.stack([answer.logits for answer in session._state.answers.values()]))
+    assert 0.5 <= sizes[1] / sizes[0] < 0.6
+    assert 0 < (answers[1] - answers[0]).norm() < 2e-3 * answers[0].norm()
+
+
+def test_a_further_click_calls_the_encoder_never_and_the_decoder_once(
+    promptable: Predictor, volume: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = promptable.open(volume)
+    session.add_point_interaction((6, 9, 2), "spleen")
+    calls: list[str] = []
+    for name in ("encode", "embed", "encode_embedded", "decode"):
+        own = getattr(Segmenter, name)
+        monkeypatch.setattr(
+            Segmenter, name, lambda self, *given, name=name, own=own: calls.append(name) or own(self, *given)
+        )
+    session.add_point_interaction((8, 11, 2), "spleen")
+    session.add_point_interaction((9, 11, 2), "liver")
+    assert calls == ["decode", "decode"]
+
+
+def test_objects_are_carried_together_as_they_are_apart(promptable: Predictor, volume: Volume, bright: Bright) -> None:
+    found, passes = [], []
+    for together in (False, True):
+        session = promptable.open(volume, base="free")
+        session.add_bbox_interaction((4, 7, 3), (16, 21, 4), "spleen")
+        session.add_point_interaction((6, 9, 2), "liver")
+        bright.decoded.clear()
+        targets = [Target("spleen"), Target("liver")]
+        if together:
+            assert session.propagate_all(targets) == 8
+            assert session.undo()
+            assert session.propagate_all(targets) == 8
+        else:
+            assert sum(session.propagate(target.label) for target in targets) == 8
+        passes.append(len(bright.decoded))
+        found.append(labels(session))
+    assert np.array_equal(*found)
+    assert passes[1] / 2 < 0.7 * passes[0]
+
+
+def test_a_prompt_free_answer_is_decoded_once_for_all_objects_of_a_slice(
+    promptable: Predictor, volume: Volume, bright: Bright
+) -> None:
+    session = promptable.open(volume, base="free")
+    low, high = (4, 7, 1), (16, 21, 6)
+    session.add(*(Box(low, high, Target(name)) for name in ("spleen", "liver", "kidney")))
+    assert sum(prompts is None for prompts in bright.decoded) == 1
 
 
 def test_the_key_knows_all_that_features_depend_on(promptable: Predictor, volume: Volume) -> None:
@@ -582,6 +642,7 @@ def test_the_key_knows_all_that_features_depend_on(promptable: Predictor, volume
     keys = [
         key(volume, trained, plan, "fp32"),
         key(volume, trained, plan, "bf16"),
+        key(volume, trained, plan, "fp32", half=True),
         key(volume, trained, replace(plan, stride=2), "fp32"),
         key(volume, described(weights_sha256="x"), plan, "fp32"),
         key(volume, Bundle(known, tensors), plan, "fp32"),

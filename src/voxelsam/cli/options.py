@@ -8,6 +8,9 @@ import typer
 Accept = Annotated[
     list[str] | None, typer.Option(help="Go on where this check stops (its code, such as DCM-01). Repeatable.")
 ]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the image encoder first: about a minute, for graphics cards.")
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write nothing.")]
 Ending = Annotated[
@@ -28,7 +31,14 @@ Models = Annotated[
         "-m", "--model", help="Bundle folder, e.g. run/best, or a folder of folds. Repeat it to average several models."
     ),
 ]
-Precision = Annotated[Literal["fp32", "bf16", "fp16"], typer.Option(help="fp32, bf16 or fp16.")]
+Overlap = Annotated[
+    int | None,
+    typer.Option(min=0, help="Slices that neighbouring stacks share; 0 encodes each once. Default: the model's."),
+]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16", "int8"],
+    typer.Option(help="fp32; faster and rounded: bf16, fp16 (not on processors), int8 (only there)."),
+]
 Preview = Annotated[bool, typer.Option("--preview", help="Write a picture of each case with its mask.")]
 Scans = Annotated[
     Path, typer.Option("-i", "--input", help="Image file, DICOM series (folder or zip), or folder of them.")
@@ -36,5 +46,4 @@ Scans = Annotated[
 Series = Annotated[
     str | None, typer.Option(help="Which DICOM series of a folder that holds several; without it they are listed.")
 ]
-Stride = Annotated[int | None, typer.Option(min=1, help="Slices between stacks; default: the model's.")]
 Weights = Annotated[Path | None, typer.Option(help="The backbone's checkpoint, if it has moved.")]

@@ -1,7 +1,7 @@
 """``voxelsam prompt``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -25,17 +25,21 @@ def prompt(
     outside: Annotated[
         Literal["nothing", "free"], typer.Option(help="What lies of a class beyond the slices of its 3D boxes.")
     ] = "nothing",
-    overlap: Annotated[
+    conflict: Annotated[
         Literal["score", "order", "last"], typer.Option(help="Which of several objects gets a voxel.")
     ] = "score",
     propagate: Annotated[
         list[str] | None, typer.Option(help="Structure to carry to further slices, both ways. Repeatable.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps image features for the next time.")] = None,
+    half: Annotated[
+        bool, typer.Option("--half-features", help="Keep image features in half precision: half the room.")
+    ] = False,
     weights: options.Weights = None,
     device: options.Device = "auto",
     precision: options.Precision = "fp32",
-    stride: options.Stride = None,
+    compiled: options.Compile = False,
+    overlap: options.Overlap = None,
     ending: options.Ending = None,
     series: options.Series = None,
     frame: options.Frame = None,
@@ -66,8 +70,10 @@ def prompt(
         space=space,
         propagate=tuple(propagate or ()),
     )
-    part = {"series": series, "frame": frame, "stride": stride, "precision": precision}
-    settings = {"base": base, "outside": outside, "overlap": overlap, **part}
+    part = {"series": series, "frame": frame, "overlap": overlap, "precision": precision}
+    settings = {"base": base, "outside": outside, "conflict": conflict, **part}
+    settings |= {"compile": True} if compiled else {}
+    settings |= {"half_features": True} if half else {}
     with record.recording("prompt", settings | {"device": device}, accept or ()) as run:
         channels, dotted = len(known.channels), screen.dotted(ending)
         todo = cases.tasks(source, output, channels, ending=dotted, series=series, frame=frame, film=film)
@@ -75,13 +81,16 @@ def prompt(
         run.made_by = {"bundle": known.weights_sha256, **settings, "accepted": sorted(accept or ())}
         run.made_by = {**run.made_by, "prompts": request.digest}
         run.facts["bundle"] = trained.identity()
-        cohort.check_stride(stride, known.stack.depth)
+        cohort.check_overlap(overlap, known.stack.depth)
         cohort.check_output(todo, output, run.made_by, go_on)
         if dry_run:
             screen.finish(list(prompt_cohort.planned(todo, request, channels, labels)), as_json)
             return
-        predictor = Predictor(trained, weights=weights, device=device, precision=precision, stride=stride)
-        session = predictor.open(base=base, outside=outside, overlap=overlap, folder=cache)
+        stride = None if overlap is None else known.stack.depth - overlap
+        how: dict[str, Any] = {"device": device, "precision": precision, "compiled": compiled}
+        predictor = Predictor(trained, weights=weights, stride=stride, **how)
+        run.facts["arithmetic"] = predictor.arithmetic
+        session = predictor.open(base=base, outside=outside, overlap=conflict, folder=cache, half=half)
         run.path = cohort.place(todo, output)
         extras = cohort.Extras(preview)
         segment = prompt_cohort.segmenting(session, request)

@@ -18,6 +18,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from voxelsam.evaluate.scores import Report
     from voxelsam.infer.cohort import Outcome
+    from voxelsam.infer.forecast import Need
     from voxelsam.study import Study
     from voxelsam.train.job import Job
     from voxelsam.train.live import Moment
@@ -113,6 +114,27 @@ def finish(cases: "Sequence[Outcome]", as_json: bool) -> None:
     """What became of each case, and the exit code: 0, 1 where some failed, 2 where all did."""
     outcomes([case.to_json() for case in cases], as_json)
     failed = sum(case.status == "failed" for case in cases)
+    if failed:
+        raise typer.Exit(2 if failed == len(cases) else 1)
+
+
+def foretold(cases: "Sequence[tuple[Outcome, Need | None]]", as_json: bool) -> None:
+    """What would become of each case and what it would need; the exit code is that of ``finish``."""
+    if as_json:
+        emit([case.to_json() | {"estimate": need and vars(need)} for case, need in cases])
+    else:
+        outcomes([case.to_json() for case, _ in cases], as_json)
+        known = [(case.id, need) for case, need in cases if need is not None]
+        for name, need in known:
+            text = f"{need.slices} slices, about {_duration(need.seconds)}, {_memory(need.memory / 1e6)} of memory"
+            out.print(f"  {name}: {text}", markup=False)
+        if known:
+            seconds, most = sum(need.seconds for _, need in known), max(need.memory for _, need in known)
+            text = (
+                f"in all about {_duration(seconds)}, and at most {_memory(most / 1e6)}; estimates, nothing was written"
+            )
+            out.print(text, markup=False)
+    failed = sum(case.status == "failed" for case, _ in cases)
     if failed:
         raise typer.Exit(2 if failed == len(cases) else 1)
 

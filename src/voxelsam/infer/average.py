@@ -7,33 +7,24 @@ are those of the mean kept, one byte per voxel and structure.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Float, Integer, UInt8
 from torch import Tensor
 
 from voxelsam.bundle import Bundle
 from voxelsam.infer.clean import Clean
-from voxelsam.infer.prediction import Prediction, Progress
+from voxelsam.infer.engine import SliceAnswer
+from voxelsam.infer.prediction import Prediction, Progress, Work
 from voxelsam.infer.quality import Tally, judge
 from voxelsam.infer.views import View
 from voxelsam.space.placement import Placement
-from voxelsam.types import Pixels
+from voxelsam.types import LabelArray, Pixels
+from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import LabelMap, Volume
-
-
-@dataclass(frozen=True, eq=False)
-class SliceAnswer:
-    """What a model says about one slice of the canonical volume."""
-
-    views: Float[Tensor, "views classes height width"]
-    """Probabilities, of each augmented view."""
-    quality: Float[Tensor, " classes"] | None = None
-    """The decoder's estimate of the IoU of each class; None where it was not trained."""
 
 
 class Member(Protocol):
@@ -50,8 +41,8 @@ class Member(Protocol):
     def placement(self, volume: Volume) -> Placement:
         """The way from the volume's grid to the slices; the same for all members."""
 
-    def slices(self, data: Pixels) -> Iterator[SliceAnswer]:
-        """What it says about each canonical slice, in order."""
+    def slices(self, data: Pixels, work: Work | None = None) -> Iterator[SliceAnswer]:
+        """What it says about each canonical slice, in order; ``work`` counts what is computed."""
 
 
 @torch.inference_mode()
@@ -78,27 +69,61 @@ def average(
     placement = members[0].placement(volume)
     data = placement.bring(volume.data)
     slices = data.shape[3]
-    classes = np.empty(data.shape[1:], np.uint8)
+    drawn = _Drawn(placement, labels)
     kept = np.empty((labels.count - 1 if probabilities else 0, *data.shape[1:]), np.uint8)
-    tally = Tally(labels.count, sum(len(member.views) for member in members))
-    for number, answers in enumerate(zip(*(member.slices(data) for member in members), strict=True)):
+    tally, work = Tally(labels.count, sum(len(member.views) for member in members)), Work()
+    for number, answers in enumerate(zip(*(member.slices(data, work) for member in members), strict=True)):
         views = torch.cat([answer.views for answer in answers])
         mean = views.mean(0)
         mask = mean.argmax(0).to(torch.uint8).numpy(force=True)
         tally.add(views, mean, mask, _estimate(answers))
-        classes[:, :, number] = mask.T
+        drawn.add(number, mask)
         if probabilities:
             kept[..., number] = rearrange((mean[1:] * 255).round().to(torch.uint8), "c h w -> c w h").numpy(force=True)
         if progress:
             progress(number + 1, slices)
-    values = labels.from_classes(placement.restore(classes))
-    made = clean(LabelMap(values, volume.grid, labels, volume.source, author))
-    restored = None
-    if probabilities:
-        back = Placement(placement.target, placement.source)
-        restored = np.rint(back.bring(kept)).astype(np.uint8)
+    made = clean(LabelMap(drawn.values(), volume.grid, labels, volume.source, author))
     quality = judge(tally, made, volume, [member.bundle.description for member in members])
-    return Prediction(made, volume, restored, quality)
+    return Prediction(made, volume, _restored(kept, placement) if probabilities else None, quality, work)
+
+
+class _Drawn:
+    """A label map on the voxels of the scan, drawn slice by slice.
+
+    Where canonical slices are slices of the scan, possibly turned, each goes to its place at once, and nothing else as
+    large as the scan is ever held. Otherwise classes are kept on the canonical grid until they can be resampled.
+
+    Args:
+        placement: the way from the scan to canonical slices.
+        labels: the values of the classes.
+    """
+
+    def __init__(self, placement: Placement, labels: Labels) -> None:
+        self._placement, self._labels = placement, labels
+        self._turned = placement.reordering
+        shape = placement.target.shape if self._turned is None else placement.source.shape
+        dtype = np.uint8 if self._turned is None else labels.from_classes(np.zeros(1, np.uint8)).dtype
+        self._data = np.empty(shape, dtype, order="F")
+        self._canonical = self._data if self._turned is None else self._turned.apply(self._data)
+
+    def add(self, number: int, classes: Integer[np.ndarray, "height width"]) -> None:
+        """Draws a canonical slice."""
+        self._canonical[:, :, number] = (classes if self._turned is None else self._labels.from_classes(classes)).T
+
+    def values(self) -> LabelArray:
+        """The label values."""
+        if self._turned is None:
+            return self._labels.from_classes(self._placement.restore(self._data))
+        return self._data
+
+
+def _restored(
+    kept: UInt8[np.ndarray, "structures target_i target_j target_k"], placement: Placement
+) -> UInt8[np.ndarray, "structures i j k"]:
+    """Probabilities on the voxels of the scan."""
+    back = Placement(placement.target, placement.source)
+    found = back.bring(kept)
+    return found if back.reordering is not None else np.rint(found).astype(np.uint8)
 
 
 def _estimate(answers: Sequence[SliceAnswer]) -> Float[Tensor, " classes"] | None:

@@ -1,10 +1,17 @@
-"""Many volumes, one model: every mask is written whole or not at all, and a failure stops nothing else."""
+"""Many volumes, one model: every mask is written whole or not at all, and a failure stops nothing else.
+
+While a case is segmented, the next one is read and the last one is written, each in a thread of its own; so three scans
+are in memory at most. Outcomes come in the order of the cases, and what was noticed on the way belongs to its case.
+"""
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from contextvars import copy_context
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -14,7 +21,7 @@ from voxelsam.checks import Finding
 from voxelsam.errors import ConfigError, OutputError, VoxelSamError
 from voxelsam.files import write_text
 from voxelsam.infer.cases import Task
-from voxelsam.infer.prediction import Model, Prediction, Progress
+from voxelsam.infer.prediction import Model, Prediction, Progress, Work
 from voxelsam.infer.quality import FIELDS, Quality
 from voxelsam.preview import save_preview
 from voxelsam.record import Run
@@ -40,6 +47,8 @@ class Outcome:
     """What the checks noticed, or were told to accept; and the flags of the quality."""
     quality: Quality | None = None
     """How far the masks can be trusted; None where no mask was made without prompts."""
+    work: Work | None = None
+    """What was computed; None where no mask was made without prompts."""
 
     @property
     def flags(self) -> tuple[Finding, ...]:
@@ -51,7 +60,8 @@ class Outcome:
         """As plain values."""
         findings = [vars(finding) for finding in self.findings]
         quality = self.quality and self.quality.to_json()
-        return {**vars(self), "output": str(self.output), "findings": findings, "quality": quality}
+        work = self.work and asdict(self.work)
+        return {**vars(self), "output": str(self.output), "findings": findings, "quality": quality, "work": work}
 
 
 @dataclass(frozen=True)
@@ -82,18 +92,23 @@ def table(record_path: Path) -> Path:
     return record_path.with_name(record_path.name.removesuffix(record.FILE) + TABLE)
 
 
-def check_stride(stride: int | None, depth: int) -> None:
-    """Refuses stacks that would leave slices out between them.
+def check_overlap(overlap: int | None, depth: int, *, single_pass: bool = False) -> None:
+    """Refuses stacks that cannot share so many slices.
 
     Args:
-        stride: slices from stack to stack; None: the model's own.
+        overlap: slices that neighbouring stacks share; None: as many as in the model's plan.
         depth: slices in a stack.
+        single_pass: whether a volume is one stack.
 
     Raises:
-        ConfigError: the stride is larger than the depth, or below 1.
+        ConfigError: it is below 0, or all slices of a stack, or there is a single stack.
     """
-    if stride is not None and not 1 <= stride <= depth:
-        raise ConfigError(f"the stride should be 1 to {depth}, the slices of this model's stacks, but {stride} came")
+    if single_pass and overlap is not None:
+        raise ConfigError("--single-pass makes one stack of a volume, which overlaps with nothing: leave --overlap out")
+    if overlap is not None and not 0 <= overlap < depth:
+        raise ConfigError(
+            f"the overlap should be 0 to {depth - 1} slices, as this model's stacks have {depth}, but {overlap} came"
+        )
 
 
 def check_output(todo: Sequence[Task], output: Path, made_by: Mapping[str, Any], go_on: bool) -> None:
@@ -145,17 +160,17 @@ def run(
         noted: the record of the run; it is written before the first mask and again at the end, and the table of
             quality after every mask. A run that makes no mask leaves none.
     """
+    every = (_Case(task, _parts(predictor, task, progress, segment, extras or Extras(), noted)) for task in todo)
+
+    def ended(case: _Case) -> Outcome:
+        outcome = case.outcome()
+        if noted is not None:
+            _note(outcome, case.files, noted)
+        return outcome
+
     status = "interrupted"
     try:
-        for number, task in enumerate(todo):
-            outcome = _one(predictor, task, progress, segment, extras or Extras(), noted)
-            if noted is not None:
-                files = {} if outcome.status == "kept" else _digest(task.images)
-                code = {"code": outcome.code} if outcome.code else {}
-                seconds = round(outcome.seconds, 2)
-                quality = {} if outcome.quality is None else {"quality": outcome.quality.to_json()}
-                noted.case(task.id, outcome.status, outcome.findings, seconds=seconds, **code, **files, **quality)
-                _tabulate(outcome, noted)
+        for number, outcome in enumerate(_overlapping(every, ended)):
             if number == len(todo) - 1:
                 status = "done"
             yield outcome
@@ -164,43 +179,174 @@ def run(
             noted.save(status)
 
 
-def _one(
+Part = Literal["read", "segment", "write", "end"]
+"""What there is to do of a case."""
+
+Files = Mapping[str, str]
+"""What a record says of the files of a case."""
+
+
+class _Case:
+    """A case on its way, whose parts may run in any thread, one after the other.
+
+    Args:
+        task: the case.
+        parts: runs to the end of a part and says which comes next; at last it returns the outcome and the files.
+    """
+
+    def __init__(self, task: Task, parts: Generator[Part, None, tuple[Outcome, Files]]) -> None:
+        self.task = task
+        self.files: Files = {}
+        self._parts, self._context = parts, copy_context()
+        self._next: Part = "read"
+
+    def go(self, part: Part) -> None:
+        """Runs a part, if it is the one that comes next: what follows a failure does not."""
+        if self._next == part:
+            self._next = self._context.run(next, self._parts)
+
+    def outcome(self) -> Outcome:
+        """What became of it, after all other parts."""
+        try:
+            self._context.run(next, self._parts)
+        except StopIteration as stop:
+            outcome: Outcome = stop.value[0]
+            self.files = stop.value[1]
+            return outcome
+        raise AssertionError(f"{self.task.id} has not come to its end")
+
+    def leave(self) -> None:
+        """Gives it up, wherever it is."""
+        self._context.run(self._parts.close)
+
+
+def _overlapping(cases: Iterator[_Case], ended: Callable[[_Case], Outcome]) -> Iterator[Outcome]:
+    """Takes the cases through their parts: one is read and one is written while another is segmented.
+
+    Args:
+        cases: in their order, which is that of the outcomes, too.
+        ended: told of every case that came to its end, before anything of a later one is written. An interruption waits
+            for the case that is being written, and gives up the others.
+    """
+    underway: list[_Case] = []
+    writing: Future[None] | None = None
+    with ThreadPoolExecutor(1, "voxelsam-read") as reader, ThreadPoolExecutor(1, "voxelsam-write") as writer:
+
+        def begin() -> Future[None] | None:
+            underway.extend(few := list(islice(cases, 1)))
+            return reader.submit(few[0].go, "read") if few else None
+
+        reading = begin()
+        try:
+            while reading is not None:
+                reading.result()
+                case, reading = underway[-1], begin()
+                case.go("segment")
+                if writing is not None:
+                    writing.result()
+                    writing = None
+                    yield ended(underway.pop(0))
+                writing = writer.submit(case.go, "write")
+            if writing is not None:
+                writing.result()
+                writing = None
+                yield ended(underway.pop(0))
+        finally:
+            reader.shutdown()
+            writer.shutdown()
+            if writing is not None and writing.exception() is None:
+                ended(underway.pop(0))
+            for case in underway:
+                case.leave()
+
+
+def _parts(
     predictor: Model,
     task: Task,
     progress: Callable[[Task], Progress] | None,
     segment: Segment | None,
     extras: Extras,
     noted: Run | None,
-) -> Outcome:
+) -> Generator[Part, None, tuple[Outcome, Files]]:
+    """The parts of a case; the clock runs in none of the pauses between them."""
     if task.output.exists():
-        return Outcome(task.id, task.output, "kept")
-    begin = perf_counter()
+        yield "end"
+        return Outcome(task.id, task.output, "kept"), {}
+    files = {} if noted is None else _digest(task.images)
+    clock, failure = _Clock(), None
     with checks.watching(where=task.id) as watch:
         try:
-            volume = task.read(len(predictor.channels))
-            about = examine.measure(task.id, volume, kind=predictor.kind)
-            checks.settle(examine.case(about, depth=predictor.depth, told=examine.READING))
-            _check_target(task, volume)
-            told = progress(task) if progress else None
-            wanted = extras.probabilities
-            if segment is not None:
-                prediction = segment(task, volume, told)
-            else:
-                prediction = predictor(volume, progress=told, probabilities=wanted)
-            with _whole() as made:
-                _folder(task.output.parent, made)
-                if noted is not None and noted.path is not None and not noted.path.is_file():
-                    made.append(noted.path)
-                    noted.save()
-                _beside(prediction, task, extras, made)
-                prediction.save(task.output)
+            quality, work = yield from _made(predictor, task, progress, segment, extras, noted, clock)
         except (VoxelSamError, OSError, MemoryError) as error:
             code = error.code if isinstance(error, VoxelSamError) else ""
-            reason, seconds = str(error) or type(error).__name__, perf_counter() - begin
-            return Outcome(task.id, task.output, "failed", reason, code, seconds, tuple(watch.findings))
-        quality = prediction.quality
-        watch.findings += [] if quality is None else quality.findings(task.id)
-    return Outcome(task.id, task.output, "done", "", "", perf_counter() - begin, tuple(watch.findings), quality)
+            failure = str(error) or type(error).__name__, code
+        else:
+            watch.findings += [] if quality is None else quality.findings(task.id)
+        clock.stop()
+        yield "end"
+    if failure is not None:
+        return Outcome(task.id, task.output, "failed", *failure, clock.seconds, tuple(watch.findings)), files
+    found = tuple(watch.findings)
+    return Outcome(task.id, task.output, "done", "", "", clock.seconds, found, quality, work), files
+
+
+def _made(
+    predictor: Model,
+    task: Task,
+    progress: Callable[[Task], Progress] | None,
+    segment: Segment | None,
+    extras: Extras,
+    noted: Run | None,
+    clock: "_Clock",
+) -> Generator[Part, None, tuple[Quality | None, Work | None]]:
+    """Makes and writes the mask of a case; what it read is forgotten with its end."""
+    volume = task.read(len(predictor.channels))
+    about = examine.measure(task.id, volume, kind=predictor.kind)
+    checks.settle(examine.case(about, depth=predictor.depth, told=examine.READING))
+    _check_target(task, volume)
+    yield from clock.pause("segment")
+    told = progress(task) if progress else None
+    if segment is not None:
+        prediction = segment(task, volume, told)
+    else:
+        prediction = predictor(volume, progress=told, probabilities=extras.probabilities)
+    yield from clock.pause("write")
+    with _whole() as made:
+        _folder(task.output.parent, made)
+        if noted is not None and noted.path is not None and not noted.path.is_file():
+            made.append(noted.path)
+            noted.save()
+        _beside(prediction, task, extras, made)
+        prediction.save(task.output)
+    return prediction.quality, prediction.work
+
+
+class _Clock:
+    """Seconds that are spent on a case."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._begin = perf_counter()
+
+    def stop(self) -> None:
+        """What follows does not count."""
+        self.seconds += perf_counter() - self._begin
+
+    def pause(self, part: Part) -> Iterator[Part]:
+        """Stops until the next part begins."""
+        self.stop()
+        yield part
+        self._begin = perf_counter()
+
+
+def _note(outcome: Outcome, files: Files, noted: Run) -> None:
+    """Puts a case into the record and its table."""
+    code = {"code": outcome.code} if outcome.code else {}
+    quality = {} if outcome.quality is None else {"quality": outcome.quality.to_json()}
+    work = {} if outcome.work is None else {"work": asdict(outcome.work)}
+    seconds = round(outcome.seconds, 2)
+    noted.case(outcome.id, outcome.status, outcome.findings, seconds=seconds, **code, **files, **quality, **work)
+    _tabulate(outcome, noted)
 
 
 def _tabulate(outcome: Outcome, noted: Run) -> None:

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from voxelsam import bundle
 from voxelsam.bundle import DESCRIPTION, Bundle
@@ -71,6 +71,11 @@ class Ensemble:
         together = hashlib.sha256(hashes.encode()).hexdigest()[:12]
         return f"voxelsam {version('voxelsam')} {together} ({len(self.members)} models)"
 
+    @property
+    def arithmetic(self) -> str:
+        """Names all that rounding depends on; the same for all members that were built together."""
+        return ", ".join(dict.fromkeys(member.arithmetic for member in self.members))
+
     def check_prompt_free(self) -> None:
         """Refuses members that always need a prompt.
 
@@ -104,7 +109,8 @@ def load(
     device: str = "auto",
     precision: Precision = "fp32",
     stride: int | None = None,
-    batch: int = 1,
+    batch: int | Literal["auto"] = "auto",
+    single_pass: bool = False,
     clean: Clean = EVERYTHING,
     tta: bool = False,
 ) -> Model:
@@ -121,6 +127,7 @@ def load(
         precision=precision,
         stride=stride,
         batch=batch,
+        single_pass=single_pass,
         clean=clean,
         tta=tta,
     )
@@ -144,20 +151,30 @@ def read(paths: Sequence[str | Path]) -> tuple[Bundle, ...]:
     return tuple(sorted(bundles, key=_order))
 
 
-def build(bundles: Sequence[Bundle], *, clean: Clean = EVERYTHING, **settings: Any) -> Predictor | Ensemble:
+def build(
+    bundles: Sequence[Bundle], *, clean: Clean = EVERYTHING, overlap: int | None = None, **settings: Any
+) -> Predictor | Ensemble:
     """The model of one bundle, or the ensemble of several.
 
     Args:
         bundles: from ``read``.
         clean: which parts of a structure stay.
+        overlap: slices that neighbouring stacks share, below the depth of every model; in the place of ``stride``.
         **settings: further keyword arguments of ``Predictor``.
 
     Raises:
         WeightsError: a backbone's checkpoint is missing or is not the one of the training.
+        ConfigError: as for ``Predictor``.
     """
+
+    def one(trained: Bundle, **rest: Any) -> Predictor:
+        if overlap is not None:
+            rest["stride"] = trained.description.stack.depth - overlap
+        return Predictor(trained, **settings, **rest)
+
     if len(bundles) == 1:
-        return Predictor(bundles[0], clean=clean, **settings)
-    return Ensemble([Predictor(one, **settings) for one in bundles], clean)
+        return one(bundles[0], clean=clean)
+    return Ensemble([one(trained) for trained in bundles], clean)
 
 
 def made_by(bundles: Sequence[Bundle]) -> str | list[str]:

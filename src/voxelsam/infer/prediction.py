@@ -19,6 +19,21 @@ Progress = Callable[[int, int], None]
 """Called with (slices done, slices in all)."""
 
 
+@dataclass
+class Work:
+    """What was computed for an answer."""
+
+    stacks: int = 0
+    """Stacks that the network, or every network of an ensemble, was shown."""
+    repeated: int = 0
+    """Stacks that it was not shown, because an equal one came before and has the same answer."""
+
+    def count(self, repeated: bool) -> None:
+        """Adds a stack."""
+        self.stacks += not repeated
+        self.repeated += repeated
+
+
 @dataclass(frozen=True)
 class Prediction:
     """A label map and the volume that it belongs to."""
@@ -30,6 +45,8 @@ class Prediction:
     """Of each structure in the order of the label table, 255 is certain; None where they were not asked for."""
     quality: Quality | None = None
     """How far the masks can be trusted; None for an answer to prompts."""
+    work: Work | None = None
+    """What was computed; None for an answer to prompts."""
 
     def save(self, path: str | Path) -> None:
         """Writes the label map with the shape and affine of the volume.

@@ -1,40 +1,45 @@
 """Volume in, label map in the source's geometry out: the only door to a trained model."""
 
+import math
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
 from voxelsam import bundle
-from voxelsam.adapt import Foldable, merged
 from voxelsam.bundle import Bundle
 from voxelsam.device import find
 from voxelsam.errors import ConfigError, InputError
-from voxelsam.infer.average import SliceAnswer, average
+from voxelsam.infer.average import average
 from voxelsam.infer.clean import EVERYTHING, Clean
-from voxelsam.infer.prediction import Prediction, Progress
+from voxelsam.infer.engine import SliceAnswer, Way, answers
+from voxelsam.infer.prediction import Prediction, Progress, Work
+from voxelsam.infer.prepare import Precision, prepare, products
 from voxelsam.infer.session import Image, Session
-from voxelsam.infer.views import PLAIN, View, views
-from voxelsam.model import Segmenter
+from voxelsam.infer.views import PLAIN, views
 from voxelsam.nn.decoder import Scores
 from voxelsam.nn.prompt_encoder import PromptBatch
+from voxelsam.nn.seam import Meeting
 from voxelsam.space.placement import Placement
-from voxelsam.stacks.cut import cut
-from voxelsam.stacks.frame import scores_to_slice
-from voxelsam.stacks.merge import Merger
+from voxelsam.stacks.plan import StackPlan
 from voxelsam.types import Pixels
 from voxelsam.volumes.labels import Labels
 from voxelsam.volumes.volume import Kind, Volume
 
 __all__ = ["Precision", "Prediction", "Predictor", "Progress", "load"]
 
-Precision = Literal["fp32", "bf16", "fp16"]
+PATCH = 16 * 16
+"""Pixels that count as one token."""
+
+TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
+"""Tokens that keep a device busy: fewer leave parts of it idle, more cost memory and save nothing."""
+
+TOKEN_BYTES = 2**18
+"""Memory of a graphics card that a token may take in a pass."""
 
 
 class Predictor:
@@ -44,16 +49,19 @@ class Predictor:
         trained: the bundle.
         weights: the backbone's checkpoint, where it no longer lies where it lay in training.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
-        precision: arithmetic of the networks; scores are averaged in fp32.
+        precision: arithmetic of the networks (``voxelsam.infer.prepare``); scores are averaged in fp32.
+        compiled: whether the image encoder is compiled, which takes about a minute when it is first called.
         stride: slices between stacks; None takes the plan's. 1 is MA-SAM's overlap of all but one slice; the plan's
-            depth encodes every slice once, which is as many times faster and less accurate.
-        batch: stacks per pass.
+            depth encodes every slice once. It makes no difference to a method whose slices never meet.
+        batch: stacks per pass; ``auto`` fills the device.
+        single_pass: takes a volume as one stack of all its slices. Memory then grows with the volume.
         clean: which parts of a structure stay in an answer without prompts.
         tta: test-time augmentation: an answer without prompts is the mean over the views that are safe for the model
             (``voxelsam.infer.views``), which takes as many times longer.
 
     Raises:
         WeightsError: the backbone's checkpoint is missing or is not the one of the training.
+        ConfigError: the device is not there or cannot compute so, or the model cannot take a volume in a single pass.
     """
 
     def __init__(
@@ -63,8 +71,10 @@ class Predictor:
         weights: Path | None = None,
         device: str = "auto",
         precision: Precision = "fp32",
+        compiled: bool = False,
         stride: int | None = None,
-        batch: int = 1,
+        batch: int | Literal["auto"] = "auto",
+        single_pass: bool = False,
         clean: Clean = EVERYTHING,
         tta: bool = False,
     ) -> None:
@@ -72,11 +82,15 @@ class Predictor:
         self.clean = clean
         self.device = find(device)
         self.precision: Precision = precision
-        self.batch = batch
         self.views = views(trained.description.training_augment) if tta else (PLAIN,)
-        stack = trained.description.stack
-        self.plan = stack if stride is None else replace(stack, stride=stride)
-        self.segmenter = _folded(trained.segmenter(weights)).to(self.device)
+        self.segmenter = prepare(trained.segmenter(weights).to(self.device), precision, compiled=compiled)
+        self.arithmetic = " ".join([precision, *products(self.segmenter), *["compiled"] * compiled])
+        """Names all that rounding depends on."""
+        self.plan = cut_by(trained, self.segmenter.meeting, stride)
+        self.single_pass = single_pass
+        if single_pass:
+            _check_single_pass(trained, self.segmenter.meeting)
+        self.batch = filling(self.device, self.plan) if batch == "auto" else batch
 
     @property
     def labels(self) -> Labels:
@@ -177,14 +191,22 @@ class Predictor:
     @torch.inference_mode()
     def encode(self, stacks: Float[Tensor, "batch depth 3 height width"]) -> Float[Tensor, "frames channels h w"]:
         """Image features of every slice of some stacks, on the model's device."""
-        with self._arithmetic():
-            return self.segmenter.encode(stacks.to(self.device))
+        return self.segmenter.encode(stacks.to(self.device))
+
+    @torch.inference_mode()
+    def embed(self, images: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "frames ..."]:
+        """What the image encoder makes of every slice by itself, on the model's device."""
+        return self.segmenter.embed(images.to(self.device))
+
+    @torch.inference_mode()
+    def encode_embedded(self, embedded: Float[Tensor, "batch depth ..."]) -> Float[Tensor, "frames channels h w"]:
+        """Image features of every slice of some stacks, from what ``embed`` gave for their slices."""
+        return self.segmenter.encode_embedded(embedded)
 
     @torch.inference_mode()
     def decode(self, features: Float[Tensor, "frames channels h w"], prompts: PromptBatch | None = None) -> Scores:
         """Scores of frames for their prompts, in single precision, on the model's device."""
-        with self._arithmetic():
-            scores = self.segmenter.decode(features.to(self.device), None if prompts is None else self._moved(prompts))
+        scores = self.segmenter.decode(features.to(self.device), None if prompts is None else self._moved(prompts))
         return Scores(scores.logits.float(), None if scores.quality is None else scores.quality.float())
 
     def _moved(self, prompts: PromptBatch) -> PromptBatch:
@@ -192,49 +214,20 @@ class Predictor:
         return PromptBatch(prompts.points.to(self.device), prompts.point_labels.to(self.device), boxes, masks)
 
     @torch.inference_mode()
-    def slices(self, data: Pixels) -> Iterator[SliceAnswer]:
+    def slices(self, data: Pixels, work: Work | None = None) -> Iterator[SliceAnswer]:
         """Averaged probabilities of each canonical slice, in order; memory grows with the stack, not the volume.
 
         Args:
             data: the canonical volume.
+            work: counts what is computed.
         """
         scale = self.bundle.description.intensity.measure(data)
-        frame = self.plan.frame((data.shape[2], data.shape[1]))
-        mergers = [Merger(data.shape[3], self.plan) for _ in self.views]
-        heads = [Merger(data.shape[3], self.plan) for _ in self.views]
-        starts = self.plan.starts(data.shape[3])
-        for begin in range(0, len(starts), self.batch):
-            some = starts[begin : begin + self.batch]
-            stacks = torch.stack([cut(data, self.plan, start, scale) for start in some]).to(self.device)
-            answers = [self._scores(stacks, view) for view in self.views]
-            for place, first in enumerate(some):
-                for merger, head, (probabilities, estimates) in zip(mergers, heads, answers, strict=True):
-                    merger.add(first, probabilities[place])
-                    if estimates is not None:
-                        head.add(first, estimates[place])
-                for slices in zip(*(merger.done() for merger in mergers), strict=True):
-                    maps = scores_to_slice(torch.stack([mean for _, mean in slices]), frame)
-                    said = [ready[1][:, 0, 0] for head in heads if (ready := next(head.done(), None))]
-                    yield SliceAnswer(maps, torch.stack(said).mean(0) if said else None)
-
-    def _scores(
-        self, stacks: Float[Tensor, "batch depth 3 height width"], view: View
-    ) -> tuple[Float[Tensor, "batch depth classes height width"], Float[Tensor, "batch depth classes 1 1"] | None]:
-        """Probabilities, and the decoder's estimates of the IoU where it was trained to give them."""
-        shown, estimates = view.there(stacks), None
-        with self._arithmetic():
-            if self.bundle.description.prompts.quality:
-                scores = self.segmenter.decode(self.segmenter.encode(shown))
-                logits = rearrange(scores.logits, "(b d) c h w -> b d c h w", d=self.plan.depth)
-                if scores.quality is not None:
-                    estimates = rearrange(scores.quality.float(), "(b d) c -> b d c 1 1", d=self.plan.depth)
-            else:
-                logits = self.segmenter(shown)
-        return view.back(logits.float().softmax(2)), estimates
-
-    def _arithmetic(self) -> AbstractContextManager[object]:
-        half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.precision)
-        return torch.autocast(self.device.type, dtype=half) if half else nullcontext()
+        plan = self.plan
+        if self.single_pass and plan.depth > 1:
+            plan = replace(plan, depth=data.shape[3], stride=data.shape[3])
+        quality = self.bundle.description.prompts.quality
+        way = Way(plan, self.views, self.batch, self.batch * self.plan.depth, quality)
+        yield from answers(self, data, scale, way, work or Work())
 
 
 def load(
@@ -248,9 +241,41 @@ def load(
     return Predictor(bundle.load(Path(folder)), weights=weights, device=device, precision=precision)
 
 
-def _folded(segmenter: Segmenter) -> Segmenter:
-    """The same function with low-rank increments added into the encoder's weights, where the method has any."""
-    if not isinstance(segmenter.adaptation.encoder, Foldable):
-        return segmenter
-    folded = merged(segmenter.adaptation, segmenter.backbone)
-    return Segmenter(segmenter.backbone, folded, draws=segmenter.draws).eval()
+def filling(device: torch.device, plan: StackPlan) -> int:
+    """Stacks per pass that keep a device busy.
+
+    Args:
+        device: where the network is; on a graphics card the memory that is free now is a bound.
+        plan: how volumes are cut.
+    """
+    tokens = TOKENS[device.type]
+    if device.type == "cuda":
+        tokens = min(tokens, torch.cuda.mem_get_info(device)[0] // TOKEN_BYTES)
+    return max(1, tokens // (plan.depth * math.ceil(plan.size[0] * plan.size[1] / PATCH)))
+
+
+def cut_by(trained: Bundle, meeting: Meeting, stride: int | None) -> StackPlan:
+    """How volumes are cut: slices that never meet are shown one by one, which gives what every stack would give.
+
+    Args:
+        trained: the bundle.
+        meeting: how slices of a stack meet in its networks.
+        stride: slices between stacks; None takes the plan's.
+    """
+    stack = trained.description.stack
+    plan = stack if stride is None else replace(stack, stride=stride)
+    alone = meeting == "never" and trained.description.intensity.scope == "volume"
+    return replace(plan, depth=1, stride=1) if alone else plan
+
+
+def _check_single_pass(trained: Bundle, meeting: Meeting) -> None:
+    if meeting == "stack" and trained.description.stack.depth > 1:
+        raise ConfigError(
+            f"this model cannot take a volume in a single pass: in {trained.description.adapt['name']} slices meet by "
+            f"a rule that was made for stacks of {trained.description.stack.depth}; leave --single-pass out"
+        )
+    if trained.description.intensity.scope == "stack":
+        raise ConfigError(
+            "this model cannot take a volume in a single pass: its grey values are stretched stack by stack "
+            "(intensity.scope), and one stack of all slices would look different; leave --single-pass out"
+        )

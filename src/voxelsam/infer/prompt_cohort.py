@@ -90,9 +90,9 @@ def segmenting(session: Session, request: Request) -> Segment:
     def segment(task: Task, volume: Volume, progress: Progress | None) -> Prediction:
         session.set_image(volume)
         session.add(*request.prompts(task, volume.grid, session.labels).items, progress=progress)
-        for target in session.prompts.targets:
-            if target.label in request.propagate:
-                session.propagate(target.label, instance=target.instance, progress=progress)
+        carried = [target for target in session.prompts.targets if target.label in request.propagate]
+        if carried:
+            session.propagate_all(carried, progress=progress)
         return session.result(progress)
 
     return segment

@@ -24,9 +24,37 @@ Direction = Literal["both", "up", "down"]
 Cue = Literal["mask", "box", "click"]
 """What the next slice is told of a mask: its logits · its tight box · its deepest point."""
 
-Ask = Callable[[int, FramePrompts, Float[Tensor, "h w"] | None, int], Answer]
-"""Slice, prompts, earlier logits, and slices from the starting point, to the answer."""
 
+@dataclass(frozen=True, eq=False)
+class Carried:
+    """An object on its way along a route."""
+
+    start: Answer
+    """The object on the starting slice."""
+    route: Sequence[int]
+    """The slices to reach, in order."""
+    cues: Collection[Cue]
+    """What each slice is told of the one before."""
+    stop: "Stop"
+    """When the object has ended."""
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What the model is asked about the next slice of a route."""
+
+    of: int
+    """Number of the route."""
+    slice: int
+    prompts: FramePrompts
+    earlier: Float[Tensor, "h w"] | None
+    """Logits of the slice before."""
+    distance: int
+    """Slices from the starting point."""
+
+
+Ask = Callable[[Sequence[Asked]], Sequence[Answer]]
+"""The answers to some questions, in their order."""
 
 FADE = 4.0
 """Slices from the starting point after which the carried mask and the prompt-free answer count the same."""
@@ -96,26 +124,45 @@ def routes(
     return [(start, route[:most]) for start, route in found if route]
 
 
-def sweep(
-    ask: Ask, start: Answer, route: Sequence[int], frame: FrameMap, cues: Collection[Cue], stop: Stop
-) -> Iterator[tuple[int, Answer]]:
-    """The object on the slices of a route, each as soon as it is known, until the object ends.
+def sweep(ask: Ask, carried: Sequence[Carried], frame: FrameMap) -> Iterator[tuple[Asked, Answer | None]]:
+    """Objects on the slices of their routes, each as soon as it is known, until the object ends.
+
+    Routes know nothing of one another, so all of them go forward together, one slice at a time, and the model is asked
+    about the next slices of all of them at once.
 
     Args:
         ask: the model.
-        start: the object on the starting slice.
-        route: the slices to reach, in order.
+        carried: the objects.
         frame: the map between slices and model pictures.
-        cues: what each slice is told of the one before.
-        stop: when the object has ended.
+
+    Yields:
+        What was asked and the answer; None where the object has ended, which is the last one of its route.
     """
-    before = start
-    for distance, number in enumerate(route, 1):
-        answer = ask(number, cue(before, frame, cues), before.logits if "mask" in cues else None, distance)
-        if stop.after(answer, start.patch.area):
+    before = {number: one.start for number, one in enumerate(carried) if one.route}
+    for place in range(max((len(one.route) for one in carried), default=0)):
+        asked = [
+            Asked(
+                number,
+                one.route[place],
+                cue(before[number], frame, one.cues),
+                before[number].logits if "mask" in one.cues else None,
+                place + 1,
+            )
+            for number, one in enumerate(carried)
+            if number in before
+        ]
+        if not asked:
             return
-        yield number, answer
-        before = answer
+        for question, answer in zip(asked, ask(asked), strict=True):
+            one = carried[question.of]
+            if one.stop.after(answer, one.start.patch.area):
+                del before[question.of]
+                yield question, None
+            else:
+                before[question.of] = answer
+                if place + 1 == len(one.route):
+                    del before[question.of]
+                yield question, answer
 
 
 def cue(answer: Answer, frame: FrameMap, cues: Collection[Cue]) -> FramePrompts:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Integer, UInt16
+from jaxtyping import Bool, Float, Integer, UInt16
 from torch import Tensor
 
 from voxelsam.bundle import PromptsLearnt
@@ -27,7 +27,7 @@ from voxelsam.infer import prompted, propagate
 from voxelsam.infer.embeddings import DISK, MEMORY, Embeddings, Store, key
 from voxelsam.infer.prediction import Prediction, Progress
 from voxelsam.infer.prompted import Answer, Claim, Overlap, Question
-from voxelsam.infer.propagate import FADE, Cue, Direction, Stop
+from voxelsam.infer.propagate import FADE, Asked, Carried, Cue, Direction, Stop
 from voxelsam.nn.drawing import SURE
 from voxelsam.prompts import file
 from voxelsam.prompts.place import FramePrompts, Placed, place, shrunk
@@ -120,6 +120,8 @@ class Session:
         memory: bytes of image features in main memory.
         folder: where image features are kept beyond this session; None: nowhere.
         disk: bytes of image features in the folder.
+        half: keep image features in half precision: half the bytes, and answers from features that are off by about
+            2e-4 of their size. False keeps them as they are.
 
     Raises:
         ConfigError: the model was trained without prompts, or with prompts only and the base is its prompt-free answer.
@@ -135,13 +137,14 @@ class Session:
         memory: int = MEMORY,
         folder: Path | None = None,
         disk: int = DISK,
+        half: bool = False,
     ) -> None:
         check_learnt(predictor.bundle.description.prompts, base)
         self.predictor = predictor
         self.base: Base = base
         self.outside: Outside = outside
         self.overlap: Overlap = overlap
-        self._memory, self._folder, self._disk = memory, folder, disk
+        self._memory, self._folder, self._disk, self._half = memory, folder, disk, half
         self._image: _Opened | None = None
         self._done = [_State()]
         self._undone: list[_State] = []
@@ -195,7 +198,7 @@ class Session:
         scale = predictor.bundle.description.intensity.measure(data)
         store = None
         if self._folder is not None:
-            name = key(volume, predictor.bundle, predictor.plan, predictor.precision)
+            name = key(volume, predictor.bundle, predictor.plan, predictor.arithmetic, half=self._half)
             store = Store(self._folder, name, self._disk)
         embeddings = Embeddings(
             data,
@@ -205,6 +208,7 @@ class Session:
             batch=predictor.batch,
             memory=self._memory,
             store=store,
+            half=self._half,
         )
         self._image = _Opened(volume, placement, predictor.plan.frame((data.shape[2], data.shape[1])), embeddings)
         self.reset_interactions()
@@ -340,12 +344,48 @@ class Session:
             InputError: no volume is open, or no prompted slice shows the object.
             ConfigError: the model was not trained with such prompts, or ``fade`` is not above 0.
         """
+        return self.propagate_all(
+            [Target(label, instance)], direction, stop=stop, cues=cues, fade=fade, progress=progress
+        )
+
+    def propagate_all(
+        self,
+        targets: Sequence[Target],
+        direction: Direction = "both",
+        *,
+        stop: Stop | None = None,
+        cues: Sequence[Cue] | None = None,
+        fade: float | None = FADE,
+        progress: Progress | None = None,
+    ) -> int:
+        """Carries several objects at once, each as :meth:`propagate` does; the model is asked about them together.
+
+        It is one step: ``undo`` takes all of it back.
+
+        Args:
+            targets: the objects, at least one.
+            direction: as for :meth:`propagate`, and so are the others.
+            stop: when an object has ended.
+            cues: what a slice is told of the one before.
+            fade: when the prompt-free answer counts as much as the carried mask.
+            progress: told after every slice.
+
+        Returns:
+            Slices that were reached, over all objects.
+
+        Raises:
+            InputError: no object is named, or as for :meth:`propagate`.
+            ConfigError: as for :meth:`propagate`.
+        """
+        if not targets:
+            raise InputError("name at least one object to propagate")
         if fade is not None and not fade > 0:
             raise ConfigError(f"fade: a number of slices above 0, not {fade}")
-        sweep = _Sweep(Target(label, instance), direction, self._cues(cues), stop or Stop(), fade)
-        state = self._played(self._state, sweep, progress)
+        told = self._cues(cues)
+        sweeps = [_Sweep(target, direction, told, stop or Stop(), fade) for target in dict.fromkeys(targets)]
+        state = self._swept(self._state, sweeps, progress)
         self._do(state)
-        return sum(target == sweep.target and not answer.asked for (target, _), answer in state.answers.items())
+        return sum(target in targets and not answer.asked for (target, _), answer in state.answers.items())
 
     def remove(self, number: int) -> None:
         """Takes a prompt back; its object is worked out anew from the other steps. Can be undone.
@@ -458,7 +498,7 @@ class Session:
 
     def _played(self, state: _State, step: _Round | _Sweep, progress: Progress | None) -> _State:
         """The state after one more step."""
-        return self._asked(state, step, progress) if isinstance(step, _Round) else self._swept(state, step, progress)
+        return self._asked(state, step, progress) if isinstance(step, _Round) else self._swept(state, [step], progress)
 
     def _asked(self, state: _State, step: _Round, progress: Progress | None) -> _State:
         image, plan = self._opened, self.predictor.plan
@@ -480,8 +520,10 @@ class Session:
         if self.base == "free":
             earlier |= self._of_base({at: prompts for at, prompts in asked.items() if at not in found})
         questions = {at: self._question(at, prompts, earlier.get(at)) for at, prompts in asked.items()}
-        for at in self._boxed(state, step, placed, asked, earlier):
-            questions[at] = replace(questions[at], prior=self._prior(at[1], at[0], BOX_SHARE, asked[at].box))
+        boxed = self._boxed(state, placed, asked, earlier)
+        for at, free in zip(boxed, self._free(boxed), strict=True):
+            prior = prompted.Prior(self._within(free, asked[at].box), BOX_SHARE)
+            questions[at] = replace(questions[at], prior=prior)
         answers = self._answers(list(questions.values()), progress)
         found.update(zip(questions, answers, strict=True))
         spans = dict(state.spans)
@@ -489,42 +531,66 @@ class Session:
             spans[target] = (*spans.get(target, ()), span)
         return _State((*state.steps, step), said, found, spans)
 
-    def _swept(self, state: _State, step: _Sweep, progress: Progress | None) -> _State:
-        image, target = self._opened, step.target
+    def _swept(self, state: _State, steps: Sequence[_Sweep], progress: Progress | None) -> _State:
+        found = dict(state.answers)
+        routes: list[tuple[_Sweep, Carried]] = []
+        for step in steps:
+            own = self._carried(state, step)
+            routes += [(step, one) for one in own]
+            for number in (number for one in own for number in one.route):
+                found.pop((step.target, number), None)
+        done, total = [0] * len(routes), sum(len(one.route) for _, one in routes)
+
+        def ask(asked: Sequence[Asked]) -> list[Answer]:
+            return self._carried_on(state, [(routes[one.of][0], one) for one in asked])
+
+        for asked, answer in propagate.sweep(ask, [one for _, one in routes], self._opened.frame):
+            step, carried = routes[asked.of]
+            done[asked.of] = asked.distance if answer is not None else len(carried.route)
+            if answer is not None:
+                found[step.target, asked.slice] = answer
+            if progress:
+                progress(sum(done), total)
+        return replace(state, steps=(*state.steps, *steps), answers=found)
+
+    def _carried(self, state: _State, step: _Sweep) -> list[Carried]:
+        """The ways that an object takes from the slices that were prompted."""
+        target = step.target
         starts = self._starts(state, target)
         if not starts:
             raise InputError(
                 f"there is no mask of {target.label} {target.instance} to begin with: prompt it on a slice first"
             )
         fixed = {number for (one, number), answer in state.answers.items() if one == target and answer.asked}
-        routes = propagate.routes(starts, fixed, image.slices, step.direction, step.stop.slices)
-        cleared = {number for _, route in routes for number in route}
-        found = {at: answer for at, answer in state.answers.items() if at[0] != target or at[1] not in cleared}
-        total, done = len(cleared), 0
+        routes = propagate.routes(starts, fixed, self._opened.slices, step.direction, step.stop.slices)
+        return [Carried(state.answers[target, start], route, step.cues, step.stop) for start, route in routes]
 
-        alone = all(one.instance == target.instance for one, _ in state.answers if one.label == target.label)
-        fade = step.fade if self.base == "free" and alone else None
+    def _carried_on(self, state: _State, asked: Sequence[tuple[_Sweep, Asked]]) -> list[Answer]:
+        """The answers about the next slices of some objects."""
+        faded = [
+            place for place, (step, _) in enumerate(asked) if step.fade is not None and self._fades(state, step.target)
+        ]
+        free = self._free([(asked[place][0].target, asked[place][1].slice) for place in faded])
+        priors = {
+            place: prompted.Prior(logits, propagate.prior_share(one.distance, step.fade))
+            for place, logits, (step, one) in zip(faded, free, (asked[place] for place in faded), strict=True)
+            if step.fade is not None
+        }
+        questions = [
+            Question(one.slice, self._class_of(step.target), one.prompts, one.earlier, priors.get(place))
+            for place, (step, one) in enumerate(asked)
+        ]
+        return [replace(answer, asked=False) for answer in self._answers(questions)]
 
-        def ask(number: int, prompts: FramePrompts, earlier: Tensor | None, distance: int) -> Answer:
-            prior = None if fade is None else self._prior(number, target, propagate.prior_share(distance, fade))
-            question = Question(number, self._class_of(target), prompts, earlier, prior)
-            return replace(self._answers([question])[0], asked=False)
-
-        for start, route in routes:
-            begin = state.answers[target, start]
-            for number, answer in propagate.sweep(ask, begin, route, image.frame, step.cues, step.stop):
-                found[target, number] = answer
-                if progress:
-                    progress(done + abs(number - start), total)
-            done += len(route)
-            if progress:
-                progress(done, total)
-        return replace(state, steps=(*state.steps, step), answers=found)
+    def _fades(self, state: _State, target: Target) -> bool:
+        """Whether the prompt-free answer may count: it does not tell objects of a structure apart."""
+        return self.base == "free" and all(
+            one.instance == target.instance for one, _ in state.answers if one.label == target.label
+        )
 
     def _boxed(
         self,
         state: _State,
-        step: _Round,
         placed: Placed,
         asked: Mapping[At, FramePrompts],
         earlier: Mapping[At, Tensor],
@@ -544,19 +610,29 @@ class Session:
             if at[0] in placed.spans and at[0] in alone and at not in earlier and not len(said.points)
         ]
 
-    def _prior(
-        self, number: int, target: Target, share: float, box: tuple[float, float, float, float] | None = None
-    ) -> prompted.Prior:
-        """The prompt-free answer about an object on a slice, and no object outside of a box in model pixels."""
-        logits = self.predictor.decode(self._opened.embeddings([number])).logits[0]
-        of_class = logits[self._class_of(target)] - logits[0]
-        if box is not None:
-            (height, width), (rows, columns) = of_class.shape, self.predictor.plan.size
-            y = (torch.arange(height, device=of_class.device) + 0.5) * rows / height
-            x = (torch.arange(width, device=of_class.device) + 0.5) * columns / width
-            inside = ((box[1] <= y) & (y <= box[3]))[:, None] & ((box[0] <= x) & (x <= box[2]))
-            of_class = torch.where(inside, of_class, of_class.clamp(max=-SURE))
-        return prompted.Prior(of_class, share)
+    def _free(self, wanted: Sequence[At]) -> list[Float[Tensor, "height width"]]:
+        """Logits of the prompt-free answer about objects on slices; each slice is decoded once, some at a time."""
+        slices = sorted({number for _, number in wanted})
+        found: dict[At, Tensor] = {}
+        for begin in range(0, len(slices), prompted.PASS):
+            some = slices[begin : begin + prompted.PASS]
+            logits = self.predictor.decode(self._opened.embeddings(some)).logits
+            for at in (at for at in wanted if at[1] in some):
+                one = logits[some.index(at[1])]
+                found[at] = one[self._class_of(at[0])] - one[0]
+        return [found[at] for at in wanted]
+
+    def _within(
+        self, logits: Float[Tensor, "height width"], box: tuple[float, float, float, float] | None
+    ) -> Float[Tensor, "height width"]:
+        """Logits that say no object outside of a box in model pixels."""
+        if box is None:
+            return logits
+        (height, width), (rows, columns) = logits.shape, self.predictor.plan.size
+        y = (torch.arange(height, device=logits.device) + 0.5) * rows / height
+        x = (torch.arange(width, device=logits.device) + 0.5) * columns / width
+        inside = ((box[1] <= y) & (y <= box[3]))[:, None] & ((box[0] <= x) & (x <= box[2]))
+        return torch.where(inside, logits, logits.clamp(max=-SURE))
 
     def _starts(self, state: _State, target: Target) -> set[int]:
         """Slices on which the user's prompts show an object."""
@@ -611,17 +687,14 @@ class Session:
         They correct it if the model has learnt corrections; and in any case where they only say where the object is
         not.
         """
-        image, learnt = self._opened, "correction" in self.predictor.bundle.description.prompts.kinds
+        learnt = "correction" in self.predictor.bundle.description.prompts.kinds
         clicked = [
             at
             for at, said in asked.items()
             if said.box is None and said.mask is None and (learnt or not said.inside.any())
         ]
-        for number in sorted({number for _, number in clicked}):
-            logits = self.predictor.decode(image.embeddings([number])).logits
-            for at in (at for at in clicked if at[1] == number):
-                of_class = logits[:, self._class_of(at[0])] - logits[:, 0]
-                yield at, shrunk(of_class.cpu(), self.predictor.segmenter.mask_size)[0]
+        for at, logits in zip(clicked, self._free(clicked), strict=True):
+            yield at, shrunk(logits[None].cpu(), self.predictor.segmenter.mask_size)[0]
 
     def _question(self, at: At, said: FramePrompts, earlier: Tensor | None) -> Question:
         prompts = said if earlier is None else replace(said, mask=None)

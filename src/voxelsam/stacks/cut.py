@@ -4,7 +4,7 @@ The canonical volume is ``channels i j k`` as :class:`voxelsam.space.Placement` 
 slice (width), j downwards (height), k counts slices. Only the slices of one stack are ever touched or copied.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,14 +80,50 @@ def cut(data: Pixels, plan: StackPlan, start: int, scale: Scale) -> Float[Tensor
     Raises:
         InputError: the number of channels does not fit the scale or the plan's rule, or there are NaN values.
     """
-    picked = _stack(data, plan, start)
+    return finished(pictures(data, plan, plan.slices(start, data.shape[-1]), scale), plan, scale, data.shape[1:3])
+
+
+def pictures(
+    data: Pixels, plan: StackPlan, numbers: Sequence[int], scale: Scale
+) -> Float[Tensor, "slices channels height width"]:
+    """Some slices of a canonical volume, scaled and resized each by itself, before :func:`finished`.
+
+    Args:
+        data: canonical volume.
+        plan: how to cut.
+        numbers: of the slices.
+        scale: what ``Intensity.measure`` found for this volume.
+
+    Raises:
+        InputError: the number of channels does not fit the scale, or there are NaN values.
+    """
+    picked = data[..., list(numbers)]
     scaled = torch.from_numpy(np.ascontiguousarray(rearrange(scale.apply(picked), "c i j d -> d c j i")))
-    frame = plan.frame((data.shape[2], data.shape[1]))
-    pictures = frame_to_model(scaled, frame)
-    rows, columns = frame.inside
-    shown = pictures[..., rows, columns]
+    return frame_to_model(scaled, plan.frame((data.shape[2], data.shape[1])))
+
+
+def finished(
+    pictures: Float[Tensor, "slices channels height width"], plan: StackPlan, scale: Scale, size: Sequence[int]
+) -> Float[Tensor, "slices 3 height width"]:
+    """Pictures as the model sees them: 0…1 in three channels.
+
+    With the scope ``stack`` these must be the slices of one stack, because they are stretched together; otherwise every
+    slice comes out as it would in any stack.
+
+    Args:
+        pictures: of :func:`pictures`; they are not changed.
+        plan: how to cut.
+        scale: of the volume.
+        size: pixels along i and j of the volume's slices.
+
+    Raises:
+        InputError: the number of channels does not fit the plan's rule.
+    """
+    result = pictures.clone()
+    rows, columns = plan.frame((size[1], size[0])).inside
+    shown = result[..., rows, columns]
     shown.copy_(scale.finish(shown))
-    return to_three(pictures, plan.channels).contiguous()
+    return to_three(result, plan.channels).contiguous()
 
 
 def cut_labels(classes: LabelArray, plan: StackPlan, start: int) -> Int[Tensor, "depth height width"]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from voxelsam.config import STRICT
 from voxelsam.errors import InputError
+from voxelsam.stacks.spread import moments, percentiles
 from voxelsam.types import Pixels
 
 Channels = Literal["copy", "rgb", "first3", "mean"]
@@ -139,8 +140,8 @@ class Intensity:
         if low is None or high is None:
             return float(channel.min()), float(channel.max())
         if self.kind == "percentile":
-            low, high = np.percentile(channel, (low, high))
-            return float(low), float(high)
+            low, high = percentiles(channel, (low, high))
+            return low, high
         if self.kind == "zscore":
             mean, std = _moments(channel) if self.mean is None or self.std is None else (self.mean, self.std)
             return mean + low * std, mean + high * std
@@ -171,7 +172,7 @@ def to_three(
 def _moments(channel: Shaped[np.ndarray, "i j k"]) -> tuple[float, float]:
     if channel.min() == channel.max():  # rounding would give a constant a small deviation
         return float(channel.min()), 0.0
-    return float(channel.mean(dtype=np.float64)), float(channel.std(dtype=np.float64))
+    return moments(channel)
 
 
 CT_ABDOMEN = Intensity("window", low=-200.0, high=250.0)

@@ -38,6 +38,8 @@ class Merger:
         self._starts = plan.starts(slices)
         self._weights = stack_weights(plan, weights)
         self._added = 0
+        self._place = 0
+        """How many places of the stack added last have come."""
         self._sums: dict[int, Tensor] = {}
         self._totals: dict[int, float] = {}
 
@@ -49,7 +51,7 @@ class Merger:
     @property
     def complete(self) -> bool:
         """Whether all stacks were added, so that ``done`` gives out everything that is left."""
-        return self._added == len(self._starts)
+        return self._added == len(self._starts) and self._place == len(self._weights)
 
     def add(self, first: int, probabilities: Float[Tensor, "depth classes height width"]) -> None:
         """Adds the scores of the next stack.
@@ -61,22 +63,61 @@ class Merger:
         Raises:
             ValueError: this is not the stack whose turn it is, or it has another depth.
         """
-        expected = None if self.complete else self._starts[self._added]
+        if len(probabilities) != len(self._weights):
+            raise ValueError(f"a stack has {len(self._weights)} slices, but {len(probabilities)} came")
+        self.begin(first)
+        for scores in probabilities:
+            self.put(scores)
+
+    def begin(self, first: int) -> None:
+        """Begins the next stack, whose slices then come one by one; ``add`` is for whole stacks.
+
+        Args:
+            first: its first slice, possibly below 0.
+
+        Raises:
+            ValueError: this is not the stack whose turn it is, or the one before is not whole.
+        """
+        expected = self._starts[self._added] if self._added < len(self._starts) else None
         if first != expected:
             turn = "all stacks were added" if expected is None else f"the one from slice {expected} is next"
             raise ValueError(f"a stack from slice {first} came, but {turn}; add the stacks in the order of plan.starts")
-        if len(probabilities) != len(self._weights):
-            raise ValueError(f"a stack has {len(self._weights)} slices, but {len(probabilities)} came")
+        if self._added and self._place < len(self._weights):
+            raise ValueError(f"a stack has {len(self._weights)} slices, but {self._place} came")
         self._added += 1
-        for place, (scores, weight) in enumerate(zip(probabilities, self._weights, strict=True), first):
-            if weight > 0 and 0 <= place < self._slices:
-                self._add_slice(place, scores, weight)
+        self._place = 0
+
+    def put(self, scores: Float[Tensor, "classes height width"]) -> None:
+        """Adds the next slice of the stack that was begun.
+
+        Args:
+            scores: at the size of the slices.
+
+        Raises:
+            ValueError: no stack was begun, or it has no further slice.
+        """
+        if not self._added or self._place == len(self._weights):
+            raise ValueError(f"a stack has {len(self._weights)} slices, and all have come; begin the next one")
+        index, weight = self._starts[self._added - 1] + self._place, self._weights[self._place]
+        self._place += 1
+        if weight > 0 and 0 <= index < self._slices:
+            self._add_slice(index, scores, weight)
 
     def done(self) -> Iterator[tuple[int, Float[Tensor, "classes height width"]]]:
-        """Gives out, in order, and forgets the slices that no later stack touches: (index, weighted mean)."""
-        end = self._slices if self.complete else self._starts[self._added]
-        for index in [place for place in self._sums if place < end]:
-            yield index, self._sums.pop(index).div_(self._totals.pop(index))
+        """Gives out, in order, and forgets the slices that are not touched any more: (index, weighted mean)."""
+        for index in [place for place in self._sums if place < self._end]:
+            total = self._totals.pop(index)
+            scores = self._sums.pop(index)
+            yield index, scores if total == 1 else scores.div_(total)
+
+    @property
+    def _end(self) -> int:
+        """The first slice that a later place of this stack, or a later stack, may still touch."""
+        if not self._added:
+            return 0
+        later = self._starts[self._added] if self._added < len(self._starts) else self._slices
+        whole = self._place == len(self._weights)
+        return later if whole else min(later, self._starts[self._added - 1] + self._place)
 
     def _add_slice(self, index: int, scores: Float[Tensor, "classes height width"], weight: float) -> None:
         weighted = scores.to(torch.promote_types(scores.dtype, torch.float32)) * weight
