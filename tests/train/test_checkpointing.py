@@ -13,6 +13,7 @@ from voxelsam.adapt import Adaptation
 from voxelsam.errors import ConfigError
 from voxelsam.model import Segmenter
 from voxelsam.train.job import start
+from voxelsam.train.recipe import parse
 
 Settings = dict[str, dict[str, Any]]
 
@@ -104,7 +105,76 @@ def test_a_network_that_cannot_is_refused(phantom: Path, small: Settings, tmp_pa
         Segmenter(known.backbone, other).recompute()
 
 
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_some_blocks_keep_loss_and_gradients_and_save_in_between(blocks: int) -> None:
+    network = segmenter("ma_sam")
+    loss, gradients = passed(network)
+    images = torch.rand(2, 3, 3, 32, 32)
+    sizes = []
+    for count in (0, blocks, None):
+        network.recompute(count)
+        sizes.append(kept(lambda: network.encode(images)))
+    assert sizes[0] > sizes[1] > sizes[2]
+    network.recompute(blocks)
+    again, others = passed(network)
+    assert torch.equal(loss, again)
+    assert all(torch.allclose(one, others[name], rtol=1e-5, atol=1e-9) for name, one in gradients.items())
+
+
+def test_only_the_first_blocks_are_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    from voxelsam.nn import vit
+
+    again: list[int] = []
+
+    def counted(block: Callable[..., Tensor], *given: Any, use_reentrant: bool) -> Tensor:
+        again.append(given[0])
+        return block(*given)
+
+    monkeypatch.setattr(vit, "checkpoint", counted)
+    network = segmenter("ma_sam")
+    network.recompute(2)
+    network.encode(torch.rand(1, 3, 3, 32, 32))
+    assert again == [0, 1]
+
+
+@pytest.mark.parametrize("blocks", [-1, 5])
+def test_blocks_that_are_not_there_are_refused(blocks: int) -> None:
+    with pytest.raises(ConfigError, match=rf"0 to 4, the blocks of this image encoder, but {blocks} came"):
+        segmenter("ma_sam").recompute(blocks)
+
+
+@pytest.mark.parametrize("name", ["ma_sam", "med_sa", "lora", "adalora"])
+def test_nothing_before_the_first_adaptation_point_is_in_the_graph(name: str) -> None:
+    network = segmenter(name)
+    seen: dict[int, Tensor] = {}
+    own = network.adaptation.encoder.before_attention
+
+    def noted(block: int, x: Tensor, stack: Any) -> Tensor:
+        seen[block] = x
+        return own(block, x, stack)
+
+    network.adaptation.encoder.before_attention = noted  # type: ignore[method-assign]
+    features = network.encode(torch.rand(1, 3, 3, 32, 32))
+    assert seen[0].grad_fn is None
+    assert seen[1].grad_fn is not None
+    assert features.requires_grad
+
+
+@pytest.mark.parametrize(("stated", "expected"), [(True, None), (False, 0), (3, 3), (1, 1), (0, 0), ("auto", 0)])
+def test_the_recipe_takes_a_number_a_truth_and_auto(stated: Any, expected: int | None) -> None:
+    recipe = parse({"data": {"root": "x"}, "train": {"checkpointing": stated}})
+    assert recipe.train.checkpointing == stated
+    assert type(recipe.train.checkpointing) is type(stated)
+    assert recipe.train.recomputed == expected
+
+
+@pytest.mark.parametrize("stated", [-1, "some", 1.5, None])
+def test_other_settings_are_refused(stated: Any) -> None:
+    with pytest.raises(ConfigError, match=r"train(\.checkpointing|: Value error, checkpointing)"):
+        parse({"data": {"root": "x"}, "train": {"checkpointing": stated}})
+
+
 def test_a_recipe_asks_for_it(phantom: Path, small: Settings, tmp_path: Path) -> None:
-    asked = small | {"train": small["train"] | {"checkpointing": True}}
-    encoders = [start(phantom, tmp_path / "run", one).segmenter.backbone.image_encoder for one in (small, asked)]
-    assert [encoder.checkpointing for encoder in encoders] == [False, True]
+    asked = [small | {"train": small["train"] | {"checkpointing": one}} for one in (False, True, 2, "auto")]
+    encoders = [start(phantom, tmp_path / "run", one).segmenter.backbone.image_encoder for one in asked]
+    assert [encoder.checkpointing for encoder in encoders] == [0, 4, 2, 0]

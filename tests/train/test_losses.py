@@ -82,6 +82,61 @@ def test_the_right_answer_costs_nothing() -> None:
     assert dice_ce(logits, target)[0].item() == pytest.approx(0, abs=1e-5)
 
 
+def plain(
+    logits: Tensor, target: Tensor, ignore: int | None = 255, unlabelled: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss from PyTorch's own cross-entropy and a soft-max beside it, with the graph that autograd makes."""
+    counts = torch.ones_like(target, dtype=torch.bool) if ignore is None else target != ignore
+    target = target.where(counts, 0)
+    if unlabelled is not None:
+        gone = unlabelled[:, :, None, None]
+        behind = torch.cat((logits[:, :1], logits[:, 1:].masked_fill(~gone[:, 1:], -torch.inf)), 1).logsumexp(1)
+        logits = torch.cat((behind[:, None], logits[:, 1:].masked_fill(gone[:, 1:], -torch.inf)), 1)
+        target = target.masked_fill(unlabelled.gather(1, target.flatten(1)).view_as(target), 0)
+    ce = (F.cross_entropy(logits, target, reduction="none") * counts).sum() / counts.sum()
+    p, y = logits.softmax(1) * counts[:, None], F.one_hot(target, logits.shape[1]).movedim(-1, 1) * counts[:, None]
+    dice = 1 - (2 * (p * y).sum((0, 2, 3)) + 1e-5) / ((p * p).sum((0, 2, 3)) + y.sum((0, 2, 3)) + 1e-5)
+    seen = torch.ones(logits.shape[1]) if unlabelled is None else (~unlabelled).any(0)
+    dice = (dice * seen).sum() / seen.sum()
+    return 0.2 * ce + 0.8 * dice, ce, dice
+
+
+MARKS = torch.tensor([[False, True, False, False], [False, True, True, False], [False, True, False, False]])
+
+
+@pytest.mark.parametrize("marks", [None, MARKS], ids=["all looked for", "some not looked for"])
+@pytest.mark.parametrize("ignored", [0.0, 0.4])
+def test_one_soft_max_gives_the_loss_and_the_gradient_of_two(ignored: float, marks: Tensor | None) -> None:
+    logits, target = example(ignored)
+    found, wanted = (3 * logits.clone()).requires_grad_(), (3 * logits.clone()).requires_grad_()
+    ours, theirs = dice_ce(found, target, unlabelled=marks), plain(wanted, target, unlabelled=marks)
+    assert torch.stack(ours).tolist() == pytest.approx(torch.stack(theirs).tolist(), rel=1e-6)
+    ours[0].backward()
+    theirs[0].backward()
+    assert (found.grad - wanted.grad).norm() < 1e-6 * wanted.grad.norm()
+
+
+@pytest.mark.parametrize("term", [0, 1, 2])
+def test_the_gradient_is_that_of_small_steps(term: int) -> None:
+    logits, target = example(0.3)
+    logits = logits[:2, :, :3, :2].double().contiguous().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: dice_ce(x, target[:2, :3, :2])[term], (logits,))
+
+
+def test_the_graph_keeps_the_logits_once_and_no_soft_max() -> None:
+    logits, target = torch.randn(2, 20, 16, 16, requires_grad=True), torch.randint(0, 20, (2, 16, 16))
+    held: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        held[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss, _, _ = dice_ce(logits, target)
+    loss.backward()
+    assert sum(held.values()) < 1.3 * logits.nbytes
+
+
 def test_frames_are_summed_before_the_fraction() -> None:
     logits, target = example()
     together = dice_ce(logits, target)[2]

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from voxelsam import config
+from voxelsam.cost import Setup, Speed
 from voxelsam.errors import ConfigError, InputError, InputWarning
 from voxelsam.train import cost, plan
-from voxelsam.train.cost import Setup
 from voxelsam.train.job import Resolved, resolve, start
 from voxelsam.train.plan import Limits, bytes_of
 from voxelsam.train.recipe import Recipe, parse
@@ -205,8 +205,9 @@ class TestPace:
 
 def simple_memory(recipe: Recipe, setup: Setup, device: str) -> int:
     """Bytes that grow with everything, in place of what is counted on the networks."""
-    half, again = recipe.train.precision != "fp32", recipe.train.checkpointing
-    return recipe.train.batch * setup.depth * math.prod(setup.size) * (2 if again else 5) * (2 if half else 4)
+    kept = 5 - 3 * setup.again
+    half = recipe.train.precision != "fp32"
+    return round(recipe.train.batch * setup.depth * math.prod(setup.size) * kept * (2 if half else 4))
 
 
 class TestMemory:
@@ -241,6 +242,28 @@ class TestMemory:
         assert fitted.recipe.train.batch * fitted.recipe.train.accumulate == 4 * wish.recipe.train.accumulate
         assert not fitted.recipe.train.checkpointing
 
+    def test_as_few_blocks_as_fit_are_computed_again(self, phantom: Path) -> None:
+        found = made(phantom, {"adapt": SMALL["adapt"]})
+        one = replace(found.plan, recipe=replace(found.plan.recipe, train=replace(found.plan.recipe.train, batch=1)))
+        all_kept = plan._need(replace(one, device="gpu"), found.facts)
+        for share, expected in ((0.9, 1), (0.8, 2), (0.6, 3), (0.41, True)):
+            fitted = self.ladder(phantom, int(share * all_kept))
+            assert fitted.recipe.train.checkpointing == expected
+            assert type(fitted.recipe.train.checkpointing) is type(expected)
+            assert plan._need(fitted, found.facts) <= share * all_kept
+            assert "computed again" in fitted.rungs[-1].change
+
+    @pytest.mark.parametrize(("memory", "expected"), [(10**11, False), (None, True)])
+    def test_auto_is_settled(
+        self, phantom: Path, monkeypatch: pytest.MonkeyPatch, memory: int | None, expected: bool
+    ) -> None:
+        monkeypatch.setattr("voxelsam.device.memory", lambda device: memory)
+        found = made(phantom, config.merge(SMALL, {"train": {"checkpointing": "auto"}})).plan
+        assert found.recipe.train.checkpointing is expected
+        assert "computed again" in found.reasons["train.checkpointing"]
+        assert f"checkpointing: {str(expected).lower()}" in found.to_yaml()
+        assert "auto" not in found.to_yaml().split("train:")[1]
+
     def test_what_is_stated_is_no_rung(self, phantom: Path) -> None:
         stated = {"train": {"checkpointing": False}, "stack": {"depth": 5, "size": [64, 64]}}
         with pytest.raises(ConfigError) as stop:
@@ -271,7 +294,7 @@ class TestMemory:
 class TestTime:
     @pytest.fixture(autouse=True)
     def slow(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cost, "speed", lambda device, precision: cost.Speed(1e9, 1e9, 1e-6))
+        monkeypatch.setattr(plan, "speed", lambda device, precision: Speed(1e9, 1e9, 1e-6))
 
     def test_epochs_fit_into_the_time(self, phantom: Path) -> None:
         for minutes in (1, 20, 400):

@@ -151,7 +151,7 @@ def ladder(job: Job) -> list[str]:
         smaller = train.batch // 2
         more = -(-train.batch * train.accumulate // smaller)
         steps.append(f"train.batch={smaller} with train.accumulate={more}")
-    if not train.checkpointing:
+    if train.checkpointing is not True:
         steps.append("train.checkpointing=true")
     if train.precision == "fp32":
         steps.append("train.precision=bf16")

@@ -383,6 +383,11 @@ def _networks(recipe: Recipe, labels: Labels) -> tuple[Segmenter, LoadReport]:
     segmenter = Segmenter(backbone, adaptation, draws=recipe.prompts.used and recipe.prompts.draw)
     loggers.require(recipe.train.loggers)
     optim.groups(adaptation, recipe.train)
-    if recipe.train.checkpointing:
-        segmenter.recompute()
+    if recipe.train.checkpointing == "auto":
+        raise ConfigError(
+            "train.checkpointing: auto is settled when a run is planned, by its memory; to change it in a run that "
+            "goes on, give true, false or a number of blocks"
+        )
+    if recipe.train.recomputed != 0:
+        segmenter.recompute(recipe.train.recomputed)
     return segmenter, report

@@ -13,10 +13,13 @@ Where several processes train together, the losses that training uses (``dice_ce
 ``quality_error``) are those of the whole batch: every sum runs over the shares of all processes.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from voxelsam.train.distributed import total
 
@@ -53,13 +56,12 @@ def dice_ce(
     if logits.shape[:1] + logits.shape[2:] != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need a target without the channels, not {tuple(target.shape)}")
     counts = torch.ones_like(target, dtype=torch.bool) if ignore is None else target != ignore
-    logits, target = logits.float(), target.long().where(counts, 0)
+    target = target.long().where(counts, 0)
     if unlabelled is not None:
-        logits, target = _merged(logits, target, unlabelled)
-    pixels = F.cross_entropy(logits, target, reduction="none")
-    own = torch.stack(((pixels * counts).sum(), counts.sum()))
-    looked = logits.new_ones(logits.shape[1]) if unlabelled is None else (~unlabelled).sum(dim=0).to(logits)
-    sums = total(torch.cat((own, *_sums(logits.softmax(dim=1), target, counts), looked)))
+        logits, target = _merged(logits.float(), target, unlabelled)
+    pixels, overlap, sizes = _Sums.apply(logits, target, counts)  # type: ignore[no-untyped-call]
+    looked = pixels.new_ones(logits.shape[1]) if unlabelled is None else (~unlabelled).sum(dim=0).to(pixels)
+    sums = total(torch.cat((torch.stack((pixels, counts.sum())), overlap, sizes, looked)))
     ce = sums[0] / sums[1].clamp(min=1)
     overlap, sizes, looked = sums[2:].view(3, -1)
     by_class = 1 - (2 * overlap + SMOOTH) / (sizes + SMOOTH)
@@ -86,17 +88,57 @@ def _merged(
     return merged, target.masked_fill(unlabelled.gather(1, target.flatten(1)).view_as(target), 0)
 
 
-def _sums(
-    probabilities: Float[Tensor, "frames classes height width"],
-    target: Integer[Tensor, "frames height width"],
-    counts: Bool[Tensor, "frames height width"],
-) -> tuple[Float[Tensor, " classes"], Float[Tensor, " classes"]]:
-    """``Σpy`` and ``Σp² + Σy²`` of each class over the pixels that count."""
-    classes = torch.arange(probabilities.shape[1], device=target.device)
-    truth = (target[:, None] == classes[:, None, None]) & counts[:, None]
-    counted = probabilities * counts[:, None]
-    overlap = (counted * truth).sum(dim=(0, 2, 3))
-    return overlap, counted.square().sum(dim=(0, 2, 3)) + truth.sum(dim=(0, 2, 3))
+class _Sums(torch.autograd.Function):
+    """``-Σ log p`` of the true classes, then ``Σpy`` and ``Σp² + Σy²`` of each class, over the pixels that count.
+
+    One soft-max serves all three. The graph keeps the logits and nothing else of their size: the backward pass takes
+    the soft-max again, frame by frame, and with the gradients g of the sums gives each logit
+    ``p_k (d_k - Σ_c p_c d_c) + g_ce (p_k - y_k)``, where ``d = g_overlap y + 2 g_sizes p``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Float[Tensor, "frames classes height width"],
+        target: Integer[Tensor, "frames height width"],
+        counts: Bool[Tensor, "frames height width"],
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, " classes"], Float[Tensor, " classes"]]:
+        """The sums, at least in single precision."""
+        ctx.save_for_backward(logits, target, counts)
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        pixels = torch.zeros((), dtype=kind, device=logits.device)
+        overlap, sizes = (torch.zeros(logits.shape[1], dtype=kind, device=logits.device) for _ in range(2))
+        for frame, there, counted in zip(*(torch.split(x, 1) for x in (logits, target, counts)), strict=True):
+            log = frame.to(kind).log_softmax(dim=1)
+            pixels += (F.nll_loss(log, there, reduction="none") * counted).sum()
+            p, y = log.exp_().mul_(counted[:, None]), _drawn(there, counted, logits.shape[1])
+            overlap += (p * y).sum(dim=(0, 2, 3))
+            sizes += p.square_().sum(dim=(0, 2, 3)) + y.sum(dim=(0, 2, 3))
+        return pixels, overlap, sizes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient of the logits."""
+        logits, target, counts = ctx.saved_tensors
+        of_pixels, of_overlap, of_sizes = grads[0], *(grad[:, None, None] for grad in grads[1:])
+        result = torch.empty_like(logits)
+        shares = zip(*(torch.split(x, 1) for x in (logits, target, counts, result)), strict=True)
+        for frame, there, counted, given in shares:
+            p = frame.to(of_pixels.dtype).softmax(dim=1)
+            y = _drawn(there, counted, logits.shape[1])
+            d = (2 * of_sizes * p).add_(of_overlap * y)
+            d -= (p * d).sum(dim=1, keepdim=True)
+            given.copy_(d.mul_(p).add_(of_pixels * p).mul_(counted[:, None]).sub_(of_pixels * y))
+        return result, None, None
+
+
+def _drawn(
+    target: Integer[Tensor, "frames height width"], counts: Bool[Tensor, "frames height width"], classes: int
+) -> Bool[Tensor, "frames classes height width"]:
+    """Where each class is drawn, and counts."""
+    every = torch.arange(classes, device=target.device)
+    return (target[:, None] == every[:, None, None]) & counts[:, None]
 
 
 def object_dice_ce(

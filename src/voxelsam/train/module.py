@@ -7,6 +7,7 @@ every process comes to the same numbers and decisions.
 import json
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -29,6 +30,9 @@ from voxelsam.train.prompting import Kind, PromptSection, Rows, ask, nothing
 from voxelsam.train.recipe import TrainSection
 from voxelsam.volumes.labels import Labels
 
+Encode = Callable[[StackBatch], Float[Tensor, "frames channels h w"]]
+"""Stacks to the features of all their slices, depth varying fastest."""
+
 
 class TrainingModule(lightning.LightningModule):
     """A segmenter under training.
@@ -39,13 +43,21 @@ class TrainingModule(lightning.LightningModule):
         labels: names of the classes, for the records.
         steps: optimiser steps of the whole run.
         prompts: the recipe's ``prompts`` section.
+        encode: features of the slices of a batch; None: the segmenter's encoder every time.
     """
 
     def __init__(
-        self, segmenter: Segmenter, settings: TrainSection, labels: Labels, steps: int, prompts: PromptSection
+        self,
+        segmenter: Segmenter,
+        settings: TrainSection,
+        labels: Labels,
+        steps: int,
+        prompts: PromptSection,
+        encode: Encode | None = None,
     ) -> None:
         super().__init__()
         self.segmenter = segmenter
+        self.encode: Encode = encode or (lambda batch: segmenter.encode(batch.images))
         self.settings = settings
         self.prompts = prompts
         self.labels = labels
@@ -61,7 +73,7 @@ class TrainingModule(lightning.LightningModule):
     def training_step(self, batch: StackBatch, index: int) -> Tensor:
         """Loss of one batch of stacks, asked with or without prompts."""
         rng = np.random.default_rng([self.settings.seed, self.current_epoch, index])
-        features = self.segmenter.encode(batch.images)
+        features = self.encode(batch)
         asked = [(kind, kind and self._ask(kind, batch, features, rng)) for kind in self.prompts.choose(rng)]
         answers = [
             self._prompted(features, rows or nothing(batch), rng)
@@ -94,7 +106,7 @@ class TrainingModule(lightning.LightningModule):
         """Adds a batch's overlaps to its cases' counts, and the Dice of prompted objects to theirs."""
         if batch.target is None:
             raise ValueError("validation needs labels")
-        features = self.segmenter.encode(batch.images)
+        features = self.encode(batch)
         if self.prompts.free:
             predicted = self._stacks(self.segmenter.decode(features), batch).argmax(2)
             for stack, (case, one, target) in enumerate(zip(batch.cases, predicted, batch.target, strict=True)):
@@ -232,7 +244,7 @@ class TrainingModule(lightning.LightningModule):
         depth = batch.images.shape[1]
         unlabelled = None if batch.unlabelled is None else batch.unlabelled.repeat_interleave(depth, dim=0)
         target = batch.target.flatten(0, 1)
-        return torch.stack(dice_ce(logits.float(), target, self.settings.dice_weight, unlabelled=unlabelled))
+        return torch.stack(dice_ce(logits, target, self.settings.dice_weight, unlabelled=unlabelled))
 
     def _prompted(
         self, features: Float[Tensor, "frames channels h w"], rows: Rows, rng: np.random.Generator

@@ -7,7 +7,7 @@ user states is never changed, whether it fits or not.
 import math
 import re
 import textwrap
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import yaml
 
 from voxelsam import adapt, config, device
+from voxelsam.cost import Setup, Speed, UncountableError, speed
 from voxelsam.data.fingerprint import CaseFacts
 from voxelsam.errors import ConfigError, InputError
 from voxelsam.layouts import Dataset
 from voxelsam.nn.backbone import Variant
 from voxelsam.train import cost
-from voxelsam.train.cost import Data, Estimate, Setup
+from voxelsam.train.cost import Data, Estimate, setup_of
 from voxelsam.train.recipe import Recipe, method, parse
 
 FEW = 20
@@ -49,6 +50,9 @@ SCALES = (0.75, 0.5, 0.375, 0.25)
 
 SMALL = {"rank": 8, "width": 96, "dropout": 0.2}
 """Options of methods on small data: fewer trained numbers, more drop-out."""
+
+CHECKPOINTING = "train.checkpointing"
+"""The one setting that a user may leave to the planner by name (``auto``)."""
 
 Given = Mapping[str, Any]
 """What the user states of a recipe, as nested values."""
@@ -119,7 +123,11 @@ class Plan:
 
     def states(self, path: str) -> bool:
         """Whether something at a dotted path must stay as it is."""
-        return path in self.settled or config.has(self.given, path)
+        return path in self.settled or (config.has(self.given, path) and not self._leaves_open(path))
+
+    def _leaves_open(self, path: str) -> bool:
+        """Whether the user asks for a choice by name."""
+        return path == CHECKPOINTING and self.given["train"]["checkpointing"] == "auto"
 
     def open_reasons(self) -> tuple[str, ...]:
         """Reasons of what the user left open."""
@@ -166,7 +174,7 @@ class Plan:
         return "\n".join(lines).lstrip("\n") + "\n"
 
     def _why(self, path: str) -> str | None:
-        if config.has(self.given, path):
+        if config.has(self.given, path) and not self._leaves_open(path):
             return "as you state it" if path != "data.root" else None
         return self.reasons.get(path)
 
@@ -217,7 +225,7 @@ def complete(recipe: Recipe, given: Given, reasons: Mapping[str, str], facts: Fa
     """
     where = _device(recipe, limits)
     plan = Plan(recipe, given, dict(reasons), device=where, memory=_allowed(recipe, where, limits))
-    plan = _fitted(_chosen(plan, facts), facts, strict=limits.strict)
+    plan = _settled(_fitted(_chosen(plan, facts), facts, strict=limits.strict), facts)
     if limits.minutes is None:
         return plan
     fast = _speed(plan, limits)
@@ -237,7 +245,7 @@ def estimated(plan: Plan, facts: Facts, limits: Limits) -> Plan:
     """
     try:
         return replace(plan, estimate=_estimate(plan, facts, _speed(plan, limits)))
-    except cost.UncountableError as error:
+    except UncountableError as error:
         return replace(plan, notes=(*plan.notes, f"memory and time are not estimated: {error}"))
 
 
@@ -318,11 +326,14 @@ def _of_backbone(facts: Facts) -> str:
 
 def _small_data(plan: Plan, facts: Facts) -> Iterator[tuple[str, Any, str]]:
     """What few labelled patients ask for."""
+    anew = ""
+    if cost.never_changes(_setup(plan, facts)):
+        anew = "; every change is encoded anew, while with none each slice would be encoded once in the whole run"
     if facts.patients > FEW:
-        yield "augment.preset", "light", "light: gentle changes that keep left and right apart"
+        yield "augment.preset", "light", f"light: gentle changes that keep left and right apart{anew}"
         return
     few = f"{facts.patients} labelled patients"
-    yield "augment.preset", "few", f"few: strong changes of shape and grey values, for {few}"
+    yield "augment.preset", "few", f"few: strong changes of shape and grey values, for {few}{anew}"
     yield "train.ema", 0.999, f"a running average of the weights: steadier than one last step, for {few}"
     stated = set(plan.given.get("adapt") or {}) - {"name"}
     if facts.seeded or stated or not adapt.needs_backbone(method(plan.recipe)[0]):
@@ -380,7 +391,7 @@ def _pace(plan: Plan, facts: Facts) -> Iterator[tuple[str, Any, str]]:
     yield "train.accumulate", accumulate, at_once
 
 
-def _timed(plan: Plan, facts: Facts, minutes: float, fast: cost.Speed) -> Plan:
+def _timed(plan: Plan, facts: Facts, minutes: float, fast: Speed) -> Plan:
     """Epochs and stacks per epoch that fit into a time, nine tenths of which are steps and validations."""
     found = _estimate(plan, facts, fast)
     if found.seconds_per_step is None or found.seconds_per_epoch is None:
@@ -431,7 +442,7 @@ def _fitted(plan: Plan, facts: Facts, *, strict: bool) -> Plan:
                 rungs.append(Rung(change, need))
                 if need <= limit:
                     break
-    except cost.UncountableError as error:
+    except UncountableError as error:
         return replace(plan, notes=(f"memory is not estimated: {error}",))
     if need > limit and not strict:
         text = f"about {gigabytes(need)} of memory are needed, more than the {gigabytes(limit)} that may be used"
@@ -466,15 +477,44 @@ def _smaller_batch(plan: Plan, facts: Facts) -> Iterator[tuple[Plan, str]]:
 
 
 def _checkpointing(plan: Plan, facts: Facts) -> Iterator[tuple[Plan, str]]:
-    if plan.states("train.checkpointing") or plan.recipe.train.checkpointing:
+    """As few blocks computed again as fit, or all of them."""
+    if plan.states(CHECKPOINTING) or plan.recipe.train.recomputed != 0 or plan.memory is None:
         return
-    change = "blocks are computed again in the backward pass, a third more time"
-    lower = _set(plan, "train.checkpointing", True, f"{change}: for the memory")
+    depth, room = facts.variant.depth, plan.memory
+
+    def lower(blocks: int) -> tuple[Plan, str]:
+        which = "all blocks are" if blocks == depth else f"{blocks} of {depth} blocks {'is' if blocks == 1 else 'are'}"
+        change = f"{which} computed again in the backward pass, up to a third more time"
+        return _set(plan, CHECKPOINTING, blocks == depth or blocks, f"{change}: for the memory"), change
+
     try:
-        _setup(lower, facts).segmenter()
+        _setup(lower(depth)[0], facts).segmenter()
     except ConfigError:
         return  # the method has no blocks that could be computed again
-    yield lower, change
+    fewest = bisect_left(range(1, depth), True, key=lambda blocks: _need(lower(blocks)[0], facts) <= room)
+    yield lower(1 + fewest)
+
+
+def _settled(plan: Plan, facts: Facts) -> Plan:
+    """The plan without an open ``auto``: no block where none has to be, all where the memory cannot be told."""
+    if plan.recipe.train.checkpointing != "auto":
+        return plan
+    if plan.memory is not None and _countable(plan, facts):
+        return _set(plan, CHECKPOINTING, False, "no block is computed again: there is no need, or no block that could")
+    everything = _set(plan, CHECKPOINTING, True, "all blocks are computed again: what the memory holds is not known")
+    try:
+        _setup(everything, facts).segmenter()
+    except ConfigError:
+        return _set(plan, CHECKPOINTING, False, "no block is computed again: this method has none that could")
+    return everything
+
+
+def _countable(plan: Plan, facts: Facts) -> bool:
+    try:
+        _need(plan, facts)
+    except UncountableError:
+        return False
+    return True
 
 
 def _half_precision(plan: Plan, facts: Facts) -> Iterator[tuple[Plan, str]]:
@@ -511,22 +551,22 @@ def _need(plan: Plan, facts: Facts) -> int:
     return cost.memory(plan.recipe, _setup(plan, facts), plan.device)
 
 
-def _estimate(plan: Plan, facts: Facts, fast: cost.Speed | None) -> Estimate:
+def _estimate(plan: Plan, facts: Facts, fast: Speed | None) -> Estimate:
     return cost.estimate(plan.recipe, _setup(plan, facts), _data(plan.recipe, facts), plan.device, fast)
 
 
 def _setup(plan: Plan, facts: Facts) -> Setup:
-    return Setup.of(plan.recipe, facts.variant.name, facts.classes)
+    return setup_of(plan.recipe, facts.variant.name, facts.classes, plan.device)
 
 
 def _data(recipe: Recipe, facts: Facts) -> Data:
     return Data.of(recipe.stack, facts.training, facts.validation, facts.channels)
 
 
-def _speed(plan: Plan, limits: Limits) -> cost.Speed | None:
+def _speed(plan: Plan, limits: Limits) -> Speed | None:
     if limits.elsewhere:
         return None
-    return cost.speed(str(device.find(plan.recipe.train.device)), plan.recipe.train.precision)
+    return speed(str(device.find(plan.recipe.train.device)), plan.recipe.train.precision)
 
 
 def _device(recipe: Recipe, limits: Limits) -> str:

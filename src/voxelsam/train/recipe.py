@@ -118,8 +118,9 @@ class TrainSection:
     keep: Literal["best", "last"] = "best"
     """What ``best/`` holds: the epoch with the highest ``val_dice``, or the last one. The Dice of a best epoch is too
     high on the very cases that chose it, the more the fewer they are; the last one is chosen by nobody."""
-    checkpointing: bool = False
-    """Whether blocks of the image encoder are computed again in the backward pass instead of being kept in memory."""
+    checkpointing: bool | int | Literal["auto"] = False
+    """Blocks of the image encoder that are computed again in the backward pass instead of being kept in memory: none,
+    all, so many from the first, or ``auto``: as few as the memory asks for, which the planner settles."""
     loggers: tuple[Literal["mlflow", "wandb"], ...] = ()
     """Where the numbers go beside ``metrics.csv`` and TensorBoard; on this machine unless the tool's own environment
     says otherwise."""
@@ -154,6 +155,8 @@ class TrainSection:
         for name in ("ema", "layer_decay"):
             if getattr(self, name) is not None and not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie between 0 and 1, both excluded, not {getattr(self, name)}")
+        if not isinstance(self.checkpointing, str) and self.checkpointing < 0:
+            raise ValueError(f"checkpointing: true, false, auto or a number of blocks, not {self.checkpointing}")
         if self.keep == "last" and self.patience is not None:
             raise ValueError(
                 f"patience ({self.patience}) lets the validation choose the end, and keep: last wants nothing to be "
@@ -166,6 +169,13 @@ class TrainSection:
                 raise ValueError(f"rates: there is no part {part}; parts are {', '.join(PARTS)}")
             if not 0 < factor < float("inf"):
                 raise ValueError(f"rates: the factor of {part} must be above 0, not {factor}")
+
+    @property
+    def recomputed(self) -> int | None:
+        """Blocks that are computed again, None for all; 0 as long as ``auto`` is not settled."""
+        if self.checkpointing is True:
+            return None
+        return 0 if self.checkpointing == "auto" else int(self.checkpointing)
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from voxelsam.train import distributed, history, loggers, origin, patience, rang
 from voxelsam.train.ema import Averaged
 from voxelsam.train.guard import Guard, explaining
 from voxelsam.train.job import RECIPE, SPLIT, STATE, Job, Progress, go_on, identity, processes, split_of, start
+from voxelsam.train.kept import Kept, leaves_encoder
 from voxelsam.train.live import Live, Told, Watch
 from voxelsam.train.module import TrainingModule
 from voxelsam.train.recipe import Recipe, method
@@ -184,12 +185,23 @@ def parts(
     steps = settings.epochs * -(-len(order) // (settings.batch * settings.accumulate))
     group = distributed.current()
     return (
-        TrainingModule(job.segmenter, settings, job.labels, steps, prompts),
+        TrainingModule(job.segmenter, settings, job.labels, steps, prompts, _kept(job, training, validation)),
         loader(cases, order, settings.batch, settings.workers, group.rank, group.size),
         loader(held_out, Order(len(held_out)), settings.batch, settings.workers, group.rank, group.size)
         if validation
         else None,
     )
+
+
+def _kept(job: Job, training: Sequence[Prepared], validation: Sequence[Prepared]) -> Kept | None:
+    """What remembers features, where they never change.
+
+    None with ``train.shard`` too: there every process has to take part each time another one encodes.
+    """
+    if not leaves_encoder(job.segmenter) or job.recipe.train.shard:
+        return None
+    same = (*training, *validation) if job.recipe.augment.preset == "none" else validation
+    return Kept(job.segmenter, job.recipe.stack, {case.id: case.slices for case in same}, job.folder / "cache")
 
 
 def prepare(job: Job, progress: Progress | None = None) -> tuple[list[Prepared], list[Prepared]]:
