@@ -1,4 +1,4 @@
-# make demo | test | check | golden: each builds the virtual environment by itself.
+# make demo | test | check | golden | bench: each builds the virtual environment by itself.
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints/ci.txt
@@ -8,7 +8,7 @@ PAR ?= 2
 # Tests run on several processes; more threads in each only make them wait for one another.
 TEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n $(PAR) --dist worksteal
 
-.PHONY: demo test check format golden clean
+.PHONY: demo test check format golden bench clean
 
 demo: $(VENV)/core
 	@if [ -n "$(DATA)" ]; then $(BIN)/voxelsam demo "$(DATA)" -o demo; else $(BIN)/voxelsam demo -o demo; fi
@@ -18,6 +18,10 @@ test: $(VENV)/dev
 
 golden: $(VENV)/dev
 	$(if $(GOLDEN),VOXELSAM_GOLDEN="$(abspath $(GOLDEN))") $(TEST) tests/golden
+
+# Ten minutes on two quiet cores; BENCH="--long" for large backbones, BENCH="--only encoder" for a part.
+bench: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(BENCH)
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

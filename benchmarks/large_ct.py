@@ -2,7 +2,7 @@
 
 A body with organs and noise (int16, 512 × 512 × 600 by default) is written to a temporary folder, beside a bundle of 13
 structures on the tiny backbone that nobody trained. ``voxelsam predict`` then runs in a process of its own, whose peak
-memory is read from the system when it ends. The stride is the depth of the stacks: every slice is encoded once.
+memory is read from the system when it ends. Stacks do not overlap: every slice is encoded once.
 
     python benchmarks/large_ct.py
     python benchmarks/large_ct.py --tilt 15      # slices that lean by 15 degrees, which are resampled
@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--shape", type=int, nargs=3, default=(512, 512, 600), help="voxels along i, j, k")
     parser.add_argument("--tilt", type=float, default=0.0, help="degrees that the slices lean by, as of a gantry")
     parser.add_argument("--size", type=int, nargs=2, default=(512, 512), help="the model's picture, pixels")
-    parser.add_argument("--depth", type=int, default=5, help="slices per stack; the stride is the same")
+    parser.add_argument("--depth", type=int, default=5, help="slices per stack")
     parser.add_argument("--limit", type=float, default=6.0, help="GB of peak memory that are too many")
     parser.add_argument("--folder", help="where the temporary folder is made")
     return parser.parse_args()
@@ -110,7 +110,7 @@ def measured(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     command = [
         *(sys.executable, "-c", "from voxelsam.cli.app import main; main()", "predict"),
         *("-m", str(folder / "bundle"), "-i", str(folder / "ct.nii.gz"), "-o", str(folder / "mask.nii.gz")),
-        *("--stride", str(options.depth), "--device", "cpu"),
+        *("--overlap", "0", "--device", "cpu"),
     ]
     begin = time.perf_counter()
     process = subprocess.Popen(command, stdout=sys.stderr)  # noqa: S603
@@ -131,7 +131,7 @@ def settings(options: argparse.Namespace) -> dict[str, object]:
         "tilt": options.tilt,
         "classes": len(ORGANS),
         "stack": [options.depth, *options.size],
-        "stride": options.depth,
+        "overlap": 0,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} processors",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

@@ -1,0 +1,330 @@
+"""The same comparisons on a GPU, within a few minutes, and where the time goes: written as JSON.
+
+    python benchmarks/gpu.py -o gpu.json
+    python benchmarks/gpu.py --device cpu --small -o gpu.json     # only to see that everything runs
+
+Times are those of the clock with the device waited for, after a pass to warm up; medians of turns (A B A B). Memory is
+PyTorch's account. The profiler then looks at one call of each encoder: the part of the time in which no kernel ran
+(gaps between launches), the part in matrix products and in attention, and the names of the attention kernels. Work that
+no longer fits the minutes is named under ``left_out``.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import measure
+import models
+import official
+import peers
+import torch
+from models import MA_SAM, SAM, Shelf, Wanted
+
+from voxelsam.backbones import VARIANTS
+
+PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+ATTENTION = ("flash", "fmha", "attention", "efficient", "flex", "softmax")
+"""Parts of the names of kernels that attend."""
+
+PRODUCTS = ("gemm", "cutlass", "nvjet", "xmma", "mm_", "::mm", "::addmm", "::bmm", "linear")
+"""Parts of the names of kernels that multiply matrices."""
+
+Ways = dict[str, Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all pieces of work share."""
+
+    shelf: Shelf
+    device: str
+    rounds: int
+    small: bool
+    rates: dict[str, float]
+
+    def wanted(self, letter: str, size: int, method: dict[str, object], **more: Any) -> Wanted:
+        variant = "sam-tiny" if self.small else f"sam-vit-{letter.lower()}"
+        pixels = size // 16 if self.small else size
+        return Wanted(variant, (pixels, pixels), method, **more)
+
+    def precisions(self) -> dict[str, torch.dtype | None]:
+        """Those that make sense on the device."""
+        return {name: dtype for name, dtype in PRECISIONS.items() if self.device != "cpu" or name != "fp16"}
+
+    def predictor(self, wanted: Wanted, precision: str) -> Any:
+        from voxelsam.infer.predictor import Predictor
+
+        return Predictor(self.shelf.bundle(wanted), device=self.device, precision=precision)
+
+
+def timed(setting: Setting, ways: Ways) -> dict[str, dict[str, Any]]:
+    """Seconds, peak and result of each way, and how many times faster than the first it is; the first call warms up."""
+    for way in ways.values():
+        way()
+    taken = measure.in_turn(ways, setting.rounds, setting.device)
+    first = next(iter(taken.values()))
+    return {
+        name: {"seconds": one.time, "peak": one.memory, "faster": first.time / one.time}
+        | ({"difference": unlike(first.result, one.result)} if one is not first and one.result is not None else {})
+        for name, one in taken.items()
+    }
+
+
+def unlike(expected: Any, found: Any) -> float:
+    """Relative difference of features, or the part of labels that differ."""
+    if isinstance(expected, torch.Tensor):
+        return float((found.double() - expected.double()).norm() / expected.double().norm())
+    return float((expected != found).mean())
+
+
+def encoders(setting: Setting, *, letter: str, size: int, method: dict[str, object]) -> dict[str, Any]:
+    """One stack, or one picture of SAM, from pictures to features; then the profile of ours."""
+    wanted = setting.wanted(
+        letter, size, method, classes=13 if method is MA_SAM else 2, depth=5 if method is MA_SAM else 1
+    )
+    images = models.stacks(wanted.size, wanted.depth).to(setting.device)
+    segmenter = setting.shelf.segmenter(wanted)
+    network = official.Network.of(segmenter).to(setting.device)
+    ways: Ways = {"official fp32": without_gradients(setting, network.encode, images)}
+    ways["official, fp16 autocast" if setting.device != "cpu" else "official, bf16 autocast"] = without_gradients(
+        setting, network.encode, images, torch.bfloat16 if setting.device == "cpu" else torch.float16
+    )
+    if method is SAM and not peers.no_transformers():
+        theirs = peers.sam(segmenter.backbone, "sdpa").to(setting.device)
+        mean, std = network.pixels
+        shown = (images.flatten(0, 1) - mean) / std
+        ways["transformers, sdpa fp32"] = without_gradients(setting, theirs.get_image_embeddings, shown)
+        ways["transformers, sdpa bf16"] = without_gradients(setting, theirs.get_image_embeddings, shown, torch.bfloat16)
+    for precision in setting.precisions():
+        ways[f"voxelsam {precision}"] = without_gradients(setting, setting.predictor(wanted, precision).encode, images)
+    found = timed(setting, ways)
+    operations = len(images.flatten(0, 1)) * models.encoder_flops(VARIANTS[wanted.variant], wanted.size)
+    for name, one in found.items():
+        rate = setting.rates["fp32" if "fp32" in name else "bf16"]
+        one["share_of_matrix_product"] = operations / one["seconds"] / rate
+        if name.startswith("voxelsam"):
+            one["profile"] = profiled(ways[name], setting.device)
+    return found
+
+
+def volumes(setting: Setting, *, letter: str, size: int, slices: int) -> dict[str, Any]:
+    """Labels of a whole scan; the official loop on a part of it, because its time is in proportion to the slices."""
+    wanted = setting.wanted(letter, size, MA_SAM)
+    apart = replace(wanted, stride=wanted.depth)
+    few = max(wanted.depth, slices // 8)
+    scan, start = models.scan(wanted.size, slices), models.scan(wanted.size, few)
+    network = official.Network.of(setting.shelf.segmenter(wanted)).to(setting.device)
+    ways: Ways = {
+        "official fp32": lambda: official.predict(network, models.planes(start), models.LOW, models.HIGH, wanted.depth)
+    }
+    for precision in setting.precisions():
+        for name, chosen in (("", wanted), (", overlap 0", apart)):
+            ways[f"voxelsam {precision}{name}"] = answering(setting.predictor(chosen, precision), scan)
+    found = timed(setting, {name: without_result(way) for name, way in ways.items()})
+    found["official fp32"]["seconds"] *= slices / few
+    for one in found.values():
+        one["faster"] = found["official fp32"]["seconds"] / one["seconds"]
+    return found
+
+
+def steps(setting: Setting, *, letter: str, size: int, only_lean: bool = False) -> dict[str, Any]:
+    """A training step of MA-SAM on one stack, with and without computing blocks again."""
+    from voxelsam.train.losses import dice_ce
+
+    wanted = setting.wanted(letter, size, MA_SAM)
+    segmenter = setting.shelf.segmenter(wanted).train().to(setting.device)
+    images = models.stacks(wanted.size, wanted.depth).to(setting.device)
+    target = torch.randint(13, (wanted.depth, *wanted.size), generator=torch.Generator().manual_seed(1))
+    target = target.to(setting.device)
+    optimiser = torch.optim.AdamW([one for one in segmenter.adaptation.parameters() if one.requires_grad], lr=0.0)
+
+    def step(half: torch.dtype | None, blocks: int) -> None:
+        segmenter.recompute(blocks)
+        optimiser.zero_grad()
+        with torch.autocast(setting.device, half, enabled=half is not None):
+            logits = segmenter.decode(segmenter.encode(images)).logits
+        dice_ce(logits.float(), target)[0].backward()
+        optimiser.step()
+
+    ways: Ways = {}
+    half = torch.bfloat16 if setting.device == "cpu" else torch.float16
+    every = len(segmenter.backbone.image_encoder.blocks)
+    if not only_lean:
+        network = official.Network.of(segmenter).to(setting.device)
+        plain = torch.optim.AdamW(network.trained().values(), lr=0.0)
+        ways["official fp32"] = without_result(lambda: official.ma_sam_step(network, plain, images, target))
+        ways["official, autocast"] = without_result(lambda: official.ma_sam_step(network, plain, images, target, half))
+        ways["voxelsam fp32"] = lambda: step(None, 0)
+        ways["voxelsam bf16"] = lambda: step(torch.bfloat16, 0)
+    ways["voxelsam bf16, blocks again"] = lambda: step(torch.bfloat16, every)
+    found = timed(setting, ways)
+    held = sum(one.nbytes for one in segmenter.parameters())
+    for one in found.values():
+        one["peak_with_weights"] = None if one["peak"] is None else one["peak"] + held
+    return found
+
+
+def clicks(setting: Setting, *, letter: str, size: int) -> dict[str, Any]:
+    """A click on a new slice, and the next one."""
+    from voxelsam.prompts.prompt import Point, Target
+
+    wanted = setting.wanted(letter, size, SAM, classes=2, depth=1)
+    scan = models.scan(wanted.size, 1)
+    found: dict[str, Any] = {}
+    for precision in setting.precisions():
+        session = setting.predictor(wanted, precision).open(scan)
+
+        def again(session: Any = session) -> None:
+            session.reset_interactions()
+            session.add(Point((wanted.size[1] / 2, wanted.size[0] / 2, 0), Target("structure_1")))
+
+        def first(session: Any = session) -> None:
+            session.set_image(scan)
+            again(session)
+
+        told = timed(setting, {"first click": first, "next click": again})
+        found |= {f"voxelsam {precision}, {name}": one for name, one in told.items()}
+    return found
+
+
+def without_gradients(
+    setting: Setting, call: Callable[..., Any], images: torch.Tensor, half: torch.dtype | None = None
+) -> Callable[[], Any]:
+    def run() -> Any:
+        with torch.no_grad(), torch.autocast(setting.device, half, enabled=half is not None):
+            return call(images)
+
+    return run
+
+
+def without_result(call: Callable[[], Any]) -> Callable[[], None]:
+    def run() -> None:
+        call()
+
+    return run
+
+
+def answering(ready: Any, scan: Any) -> Callable[[], Any]:
+    return lambda: ready(scan).labels.data
+
+
+def profiled(call: Callable[[], Any], device: str) -> dict[str, Any]:
+    """Where one call spends its time."""
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device != "cpu" else [])
+    start = measure.clock(device)
+    with profile(activities=activities) as seen:
+        call()
+        wall = measure.clock(device) - start
+    kernels: dict[str, float] = {}
+    for event in seen.key_averages():
+        spent = event.self_cpu_time_total
+        if device != "cpu":  # operators carry the time of their kernels too, which are events of their own
+            spent = event.self_device_time_total if event.device_type == DeviceType.CUDA else 0
+        if spent:
+            kernels[event.key] = kernels.get(event.key, 0.0) + spent / 1e6
+    busy = sum(kernels.values())
+
+    def part(words: Sequence[str]) -> float:
+        return sum(spent for name, spent in kernels.items() if any(word in name.lower() for word in words)) / busy
+
+    longest = sorted(kernels.items(), key=lambda item: -item[1])
+    return {
+        "gaps": max(0.0, 1 - busy / wall),
+        "matrix_products": part(PRODUCTS),
+        "attention": part(ATTENTION),
+        "attention_kernels": [name for name, _ in longest if any(word in name.lower() for word in ATTENTION)][:4],
+        "longest": [{"kernel": name[:120], "part": spent / busy} for name, spent in longest[:8]],
+    }
+
+
+def works() -> dict[str, Callable[[Setting], dict[str, Any]]]:
+    """By name, what matters most first."""
+    found: dict[str, Callable[[Setting], dict[str, Any]]] = {}
+    for letter, size in (("B", 512), ("H", 1024), ("B", 1024), ("H", 512)):
+        method = MA_SAM if size == 512 else SAM
+        found[f"encoder, {'MA-SAM' if method is MA_SAM else 'SAM'} ViT-{letter}, {size} px"] = (
+            lambda setting, letter=letter, size=size, method=method: encoders(
+                setting, letter=letter, size=size, method=method
+            )
+        )
+    found["volume, MA-SAM ViT-B, 512 px, 80 slices"] = lambda setting: volumes(
+        setting, letter="B", size=512, slices=10 if setting.small else 80
+    )
+    found["training step, MA-SAM ViT-B, 512 px"] = lambda setting: steps(setting, letter="B", size=512)
+    found["training step, MA-SAM ViT-H, 512 px"] = lambda setting: steps(setting, letter="H", size=512, only_lean=True)
+    found["clicks, SAM ViT-B, 1024 px"] = lambda setting: clicks(setting, letter="B", size=1024)
+    return found
+
+
+def goals(done: dict[str, Any]) -> dict[str, str]:
+    """What the GPU should reach, and what it did."""
+
+    def share(work: str) -> float | None:
+        found = done.get(work, {}).get("voxelsam bf16")
+        return found and found["share_of_matrix_product"]
+
+    volume = done.get("volume, MA-SAM ViT-B, 512 px, 80 slices", {}).get("voxelsam bf16")
+    step = done.get("training step, MA-SAM ViT-H, 512 px", {}).get("voxelsam bf16, blocks again")
+    reached = {
+        "ViT-H at 1024 px: 45 % of the bf16 matrix product": (share("encoder, SAM ViT-H, 1024 px"), 0.45),
+        "ViT-B at 1024 px: 30 % of the bf16 matrix product": (share("encoder, SAM ViT-B, 1024 px"), 0.30),
+        "volume in bf16: 10 times the official loop": (volume and volume["faster"], 10.0),
+    }
+    told = {
+        words: "not measured" if value is None else f"{'met' if value >= bar else 'NOT MET'} ({value:.2f})"
+        for words, (value, bar) in reached.items()
+    }
+    memory = step and step["peak_with_weights"]
+    words = "a training step of ViT-H in 16 GB"
+    told[words] = f"{'met' if memory <= 16e9 else 'NOT MET'} ({memory / 1e9:.1f} GB)" if memory else "not measured"
+    return told
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, default=Path("gpu.json"))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--minutes", type=float, default=8.0, help="no work begins after so many")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--small", action="store_true", help="tiny networks: only to see that everything runs")
+    parser.add_argument("--only", default="", help="work with this in its name")
+    options = parser.parse_args(given)
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error("there is no GPU that PyTorch can use; --device cpu --small shows that everything runs")
+    if not any(options.only in name for name in works()):
+        parser.error(f"no work has {options.only!r} in its name; there are:\n  " + "\n  ".join(works()))
+    begin = time.monotonic()
+    told: dict[str, Any] = {"measured": measure.machine(options.device), "works": {}, "left_out": [], "failed": {}}
+    told["matrix_product"] = measure.matrix_rates(options.device)
+    with tempfile.TemporaryDirectory(prefix="voxelsam_gpu_") as folder:
+        setting = Setting(Shelf(Path(folder)), options.device, options.rounds, options.small, told["matrix_product"])
+        for name, work in works().items():
+            if options.only not in name:
+                continue
+            if time.monotonic() - begin > 60 * options.minutes:
+                told["left_out"].append(name)
+            else:
+                try:
+                    told["works"][name] = work(setting)
+                except Exception as error:  # one piece of work must not take the others with it
+                    told["failed"][name] = f"{type(error).__name__}: {error}".splitlines()[0]
+                print(f"{time.monotonic() - begin:6.0f} s  {name}  {told['failed'].get(name, '')}", flush=True)
+            told["goals"] = goals(told["works"])
+            options.output.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    for words, said in told.get("goals", {}).items():
+        print(f"{words}: {said}")
+    return int(bool(told["failed"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
