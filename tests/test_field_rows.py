@@ -34,6 +34,7 @@ from voxelsam.infer import cases, cohort
 from voxelsam.infer.predictor import Predictor
 from voxelsam.layouts import open_dataset
 from voxelsam.model import Segmenter
+from voxelsam.nn.decoder import Scores
 from voxelsam.prompts import file as prompt_file
 from voxelsam.prompts.prompt import Point, Prompts, Target
 from voxelsam.space.grid import Grid
@@ -1408,10 +1409,16 @@ def prompts_of_another_scan(folder: Path, odd: bool) -> Path:
 class Bright(nn.Module):
     """Takes what is bright for liver, the surer the brighter."""
 
-    def forward(self, images: Tensor) -> Tensor:
-        logits = torch.full((*images.shape[:2], 3, *images.shape[3:]), -50.0)
-        logits[:, :, 0], logits[:, :, 1] = 0, (images[:, :, 0] - 0.5) * 50
-        return logits
+    def embed(self, images: Tensor) -> Tensor:
+        return images
+
+    def encode_embedded(self, images: Tensor) -> Tensor:
+        return images.flatten(0, 1)
+
+    def decode(self, images: Tensor, prompts: object = None) -> Scores:
+        logits = torch.full((len(images), 3, *images.shape[2:]), -50.0)
+        logits[:, 0], logits[:, 1] = 0, (images[:, 0] - 0.5) * 50
+        return Scores(logits)
 
 
 def trust(place: Place, path: Path) -> Any:

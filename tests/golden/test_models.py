@@ -5,6 +5,7 @@ Reference numbers: cchen-cc/MA-SAM at commit 0c3cd90, see the manifest of each c
 
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from voxelsam.adapt import Adaptation, _ma_sam_file, ma_sam
 from voxelsam.evaluate.metrics import dice
 from voxelsam.model import Segmenter
 from voxelsam.nn.backbone import Backbone, Variant
+from voxelsam.nn.layers import to_windows
 from voxelsam.nn.prompt_encoder import PromptBatch
 from voxelsam.nn.seam import EncoderAdaptation, Stack
 from voxelsam.space import Grid, canonical
@@ -38,17 +40,24 @@ FACT = re.compile(
 class Recording(EncoderAdaptation):
     """Passes every call on, and keeps what went through the points between modules."""
 
-    def __init__(self, inner: EncoderAdaptation, seen: dict[str, Tensor]) -> None:
+    def __init__(self, inner: EncoderAdaptation, seen: dict[str, Tensor], windows: list[int]) -> None:
         super().__init__()
         self.inner = inner
         self.seen = seen
+        self.windows = windows
+        self.whole: Tensor | None = None
 
     def before_attention(self, block: int, x: Tensor, stack: Stack) -> Tensor:
         y = self.seen[f"act.block_{block:02}.after_adapter_1"] = self.inner.before_attention(block, x, stack)
         return y
 
     def qkv(self, block: int, qkv: Tensor, x: Tensor) -> Tensor:
-        y = self.seen[f"act.block_{block:02}.qkv_with_fact"] = self.inner.qkv(block, qkv, x)
+        """Windows as in the reference: frames come first, then, where windows reach over the edge, their filling."""
+        y, window = self.inner.qkv(block, qkv, x), self.windows[block]
+        filling = y.flatten() if x.shape[:3] == (1, 1, 1) else None
+        if filling is None:
+            self.whole = y
+        self.seen[f"act.block_{block:02}.qkv_with_fact"] = to_windows(self.whole, window, filling) if window else y
         return y
 
     def before_mlp(self, block: int, x: Tensor, stack: Stack) -> Tensor:
@@ -334,7 +343,7 @@ def run(
     seen: dict[str, Tensor] = {}
     inner = adaptation.encoder
     handles = list(hooks(backbone, adaptation, seen))
-    adaptation.encoder = Recording(inner, seen)
+    adaptation.encoder = Recording(inner, seen, [spec.window for spec in backbone.image_encoder.blocks_spec])
     try:
         logits = Segmenter(backbone, adaptation).eval()(stacks, prompts)
     finally:
@@ -346,6 +355,11 @@ def run(
     seen["act.decoder_hyper_in"] = torch.stack(hyper, dim=1)
     seen["out.logits"] = rearrange(logits, "batch depth classes h w -> (batch depth) classes h w")
     return seen
+
+
+def windowed(window: int, y: Tensor) -> Tensor:
+    """Windows as in the reference; where tokens fill them up, for which ours computes nothing, not a number."""
+    return to_windows(y, window, torch.full(y.shape[-1:], float("nan"))) if window else y
 
 
 def hooks(backbone: Backbone, adaptation: Adaptation, seen: dict[str, Tensor]) -> Any:
@@ -361,7 +375,7 @@ def hooks(backbone: Backbone, adaptation: Adaptation, seen: dict[str, Tensor]) -
     )
     for index, block in enumerate(encoder.blocks):
         yield keep(block, f"act.block_{index:02}")
-        yield keep(block.attn, f"act.block_{index:02}.attn_out_windowed")
+        yield keep(block.attn, f"act.block_{index:02}.attn_out_windowed", partial(windowed, block.window))
         for number, adapters in enumerate(("before_attention_adapters", "before_mlp_adapters"), start=1):
             conv = getattr(adaptation.encoder, adapters)[index].conv
             name = f"act.block_{index:02}.adapter_{number}_conv_out"
@@ -392,7 +406,8 @@ def compare_activations(case: Any, seen: Mapping[str, Tensor]) -> None:
         else:
             case.problems.append(f"{name}: nothing of ours has this name")
             continue
-        case.compare(name, ours, reference[name], logits=name.startswith("out.logits"))
+        there = ours.isfinite() if full.endswith("attn_out_windowed") else ...
+        case.compare(name, ours[there], reference[name][there], logits=name.startswith("out.logits"))
     case.equal(
         "deviation of the logits",
         seen["out.logits"].detach().std().item(),

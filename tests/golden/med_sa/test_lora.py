@@ -18,6 +18,7 @@ from voxelsam.adapt.adalora import AdaLoraEncoder
 from voxelsam.adapt.adalora import Config as AdaLora
 from voxelsam.adapt.lora import LoraEncoder
 from voxelsam.nn.attention import resize_table
+from voxelsam.nn.layers import to_windows
 from voxelsam.nn.seam import EncoderAdaptation, Stack
 from voxelsam.nn.vit import SamEncoder
 
@@ -48,7 +49,8 @@ def test_head_lora(head_lora_case: Any) -> None:
     seen: dict[str, Tensor] = {}
     for index, block in enumerate(encoder.blocks):
         block.register_forward_hook(lambda _m, _x, y, name=f"act.block{index}": seen.__setitem__(name, y))
-    seen["act.neck"] = encoder(case.tensors["in.image"], adaptation=Recording(lora, seen))
+    recording = Recording(lora, seen, [spec.window for spec in encoder.blocks_spec])
+    seen["act.neck"] = encoder(case.tensors["in.image"], adaptation=recording)
     for name in [name for name in case.tensors if name.startswith("act.")]:
         case.compare(name, seen[name], case.tensors[name])
     check_gradients(case, lora, seen["act.neck"])
@@ -97,14 +99,21 @@ def test_head_adalora(head_adalora_case: Any) -> None:
 class Recording(EncoderAdaptation):
     """Passes every call on, and keeps the projections of each block."""
 
-    def __init__(self, inner: EncoderAdaptation, seen: dict[str, Tensor]) -> None:
+    def __init__(self, inner: EncoderAdaptation, seen: dict[str, Tensor], windows: list[int]) -> None:
         super().__init__()
         self.inner = inner
         self.seen = seen
+        self.windows = windows
+        self.whole: Tensor | None = None
 
     def qkv(self, block: int, qkv: Tensor, x: Tensor) -> Tensor:
-        y = self.inner.qkv(block, qkv, x)
-        self.seen[f"act.block{block}.qkv"] = rearrange(y, "frames h w channels -> frames (h w) channels")
+        """Windows as in the reference: frames come first, then, where windows reach over the edge, their filling."""
+        y, window = self.inner.qkv(block, qkv, x), self.windows[block]
+        filling = y.flatten() if x.shape[:3] == (1, 1, 1) else None
+        if filling is None:
+            self.whole = y
+        cut = to_windows(self.whole, window, filling) if window else y
+        self.seen[f"act.block{block}.qkv"] = rearrange(cut, "frames h w channels -> frames (h w) channels")
         return y
 
     def mlp(self, block: int, mlp: Any, x: Tensor, stack: Stack) -> Tensor:

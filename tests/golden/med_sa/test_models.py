@@ -288,7 +288,7 @@ def whole(case: Any, backbone: Backbone, name: str, grouping: str) -> Tensor:
     if found is None:
         return reference
     spec, part = backbone.image_encoder.blocks_spec[int(found[1])], found[2]
-    if spec.window and part == "Space_Adapter":
+    if spec.window and part in ("attn_space", "Space_Adapter"):
         return from_windows(reference, spec.grid)
     if spec.window and part in ("attn_depth", "Depth_Adapter") and grouping == "slices":
         rows, side = reference.shape[1], spec.window
