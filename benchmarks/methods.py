@@ -31,8 +31,11 @@ if TYPE_CHECKING:
 EPOCHS = 10
 VALIDATIONS = 5
 """Of a run, whatever its epochs."""
-WARM, FEW, MANY = 4, 24, 120
-"""Stacks of the short trainings before: one to warm up, and two whose difference tells how long a stack takes."""
+FEW, MORE = 8, 112
+"""Stacks of the short trainings before: one to warm up, and one again with the same and one with at most so many more,
+whose difference tells how long a stack takes."""
+ENOUGH = 20
+"""Processor seconds after which more stacks tell nothing new."""
 
 METHODS: dict[str, dict[str, object]] = {
     "ma_sam": {"adapt": {"name": "ma_sam"}},
@@ -119,8 +122,9 @@ def one(data: Path, method: str, minutes: float, seed: int, folder: Path) -> Non
     torch.set_num_threads(1)
     settings = settings_of(method, data)
     ready = job.start(data, folder / "run", config.merge(settings, {"train": {"seed": seed}}))
-    fit(ready, folder / "warm", WARM, 1)
-    (few, short), (many, long) = (fit(ready, folder / f"measured_{count}", count, 1) for count in (FEW, MANY))
+    fit(ready, folder / "warm", FEW, 1)
+    few, short = fit(ready, folder / "few", FEW, 1)
+    many, long = fit(ready, folder / "many", few + max(FEW, min(MORE, int(ENOUGH * few / short))), 1)
     stacks = int(minutes * 60 * (many - few) / (long - short))
     shown, seconds = fit(ready, folder / "run", stacks)
     trained = bundle.load(folder / "run" / "best")
