@@ -32,7 +32,14 @@ from voxelsam.nn.products import Plain, Quantised, fastest
 from voxelsam.nn.vit import SamEncoder
 
 PROGRAM = 750 * 10**6
-"""Memory of the program itself with its libraries, before any data or weights."""
+"""Memory of training's program itself with its libraries, before any data or weights."""
+
+PREDICTOR = 450 * 10**6
+"""The same in prediction, which needs fewer libraries."""
+
+COPIES = 2.4
+"""What a processor's memory holds in prediction for each byte of weights after they were read, folded and made ready:
+files that are mapped, trained tensors as they came, and what the system keeps of memory that was freed."""
 
 KEPT, KEPT_AGAIN = 1.5, 3.0
 """What a processor's memory grows by for each byte of tensors that live at the same time (measured with glibc, see
@@ -377,7 +384,7 @@ class Speed:
         return work.flops / self.flops + work.moved / self.moved + work.calls * self.call
 
 
-IN_NETWORKS = (7.5, 30.0)
+IN_TRAINING, IN_PREDICTION = (7.5, 30.0), (5.0, 30.0)
 """On a processor, how many times slower than in the small test bytes are moved and operations begin in a real step:
 there tensors do not fit into the cache, lie in other orders, and come through layers (fitted to
 ``benchmarks/estimates.py``; products of matrices needed no factor)."""
@@ -402,7 +409,7 @@ def speed(device: str, precision: str = "fp32", *, prepared: bool = False) -> Sp
         product = _duration(lambda: multiply(tokens), device)
         simple = _duration(lambda: F.gelu(picture) + picture, device)
         call = _duration(lambda: single + single, device)
-    moved, calls = IN_NETWORKS if device == "cpu" else (1.0, 1.0)
+    moved, calls = (IN_PREDICTION if prepared else IN_TRAINING) if device == "cpu" else (1.0, 1.0)
     return Speed(2 * rows * 768 * 768 / product, 5 * picture.numel() * picture.itemsize / simple / moved, calls * call)
 
 
@@ -416,7 +423,7 @@ def resident(work: Work, device: str, *, again: float = 0.0) -> int:
         device: ``cpu`` or ``gpu``.
         again: share of the blocks that are computed again.
     """
-    return round(work.peak * (KEPT + again * (KEPT_AGAIN - KEPT))) if device == "cpu" else work.peak
+    return round(work.peak * (KEPT + again**2 * (KEPT_AGAIN - KEPT))) if device == "cpu" else work.peak
 
 
 def _duration(run: Callable[[], object], device: str, budget: float = 0.2) -> float:

@@ -180,6 +180,24 @@ def test_stacks_do_not_influence_each_other(backbone: Backbone, adaptation: Adap
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
+def test_slices_meet_as_the_method_says(backbone: Backbone, adaptation: Adaptation) -> None:
+    """A slice is the same in another stack if slices never meet, and in a longer one as far as neighbours reach.
+
+    Two convolutions in each block reach two slices farther.
+    """
+    meeting = Segmenter(backbone, shaken(adaptation)).meeting
+    assert meeting == adaptation.encoder.meeting or meeting == "stack"
+    if meeting == "stack":
+        return
+    reach = 0 if meeting == "never" else 2 * backbone.variant.depth
+    long = stacks(backbone, depth=reach + 3)
+    whole = logits(backbone, adaptation, long)[0]
+    shorter = logits(backbone, adaptation, long[:, : reach + 1])[0]
+    torch.testing.assert_close(shorter[0], whole[0], rtol=1e-4, atol=1e-4)
+    if meeting == "neighbours":
+        assert not torch.allclose(shorter[-1], whole[reach], atol=1e-4)
+
+
 def test_a_prompt_changes_the_answer_on_its_own_frame_alone(
     case: Case, backbone: Backbone, adaptation: Adaptation
 ) -> None:

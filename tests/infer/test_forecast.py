@@ -35,7 +35,7 @@ def test_time_grows_with_the_slices_and_memory_with_the_volume_alone(learnt: Lea
     few, many = told(volume(1000)), told(volume(3000))
     assert (few.slices, many.slices) == (1000, 3000)
     assert many.seconds == pytest.approx(3 * few.seconds, rel=0.01)
-    assert few.memory > cost.PROGRAM
+    assert few.memory > cost.PREDICTOR
     assert many.memory - few.memory == 2000 * 30 * 30 * (4 + 2)
 
 

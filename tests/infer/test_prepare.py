@@ -139,12 +139,13 @@ def test_half_is_nearer_than_autocast() -> None:
 def test_the_stream_is_in_single_precision_and_linear_layers_are_in_half() -> None:
     made, seen = prepare(segmenter("ma_sam"), "bf16"), []
     block = made.backbone.image_encoder.blocks[1]
+    block.norm1.register_forward_hook(lambda _, given, result: seen.append((given[0].dtype, result.dtype)))
     block.register_forward_hook(lambda _, given, result: seen.append((given[1].dtype, result.dtype)))
     block.attn.register_forward_hook(lambda _, given, result: seen.append((given[0].dtype, result.dtype)))
     with torch.inference_mode():
         made.encode(stacks(made))
     half, single = torch.bfloat16, torch.float32
-    assert seen == [(half, half), (single, single)]
+    assert seen == [(single, half), (half, half), (single, single)]
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -108,7 +108,7 @@ def test_an_encoder_that_is_left_alone_runs_once_per_slice_where_pictures_stay_t
         recipe = parse(given | {"train": {"epochs": 50}})
         found[preset] = cost.estimate(recipe, alone, data, "gpu", fast)
         changed = cost.estimate(recipe, SETUP, data, "gpu", fast)
-        assert found[preset].cache - changed.cache == (30 if preset == "light" else 60) * 256 * 2 * 2 * 4
+        assert found[preset].cache - changed.cache == (30 if preset == "light" else 60) * 256 * 4 * 4 * 4
     encoded = fast.seconds(cost.encoding(alone))
     seconds = [found[preset].seconds for preset in ("light", "none")]
     assert None not in seconds

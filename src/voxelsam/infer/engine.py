@@ -30,6 +30,9 @@ from voxelsam.stacks.plan import StackPlan
 from voxelsam.stacks.turns import Turn, turns
 from voxelsam.types import Pixels
 
+FEW = 8
+"""Slices that are cut and embedded at once: those of a scan may be much larger than the pictures made of them."""
+
 
 @dataclass(frozen=True, eq=False)
 class SliceAnswer:
@@ -68,7 +71,7 @@ class Way:
     batch: int
     """Stacks per pass."""
     frames: int
-    """Slices that are embedded or decoded at once."""
+    """Slices that are decoded at once."""
     quality: bool
     """Whether the decoder's estimates of the IoU mean something."""
 
@@ -136,8 +139,8 @@ def _steps(data: Pixels, scale: Scale, way: Way) -> Iterator[_Step]:
     every = turns(way.plan, data.shape[3])
     while some := tuple(islice(every, way.batch)):
         new = [number for turn in some for number in turn.new]
-        for begin in range(0, len(new), way.frames):
-            few = new[begin : begin + way.frames]
+        for begin in range(0, len(new), FEW):
+            few = new[begin : begin + FEW]
             made = pictures(data, way.plan, few, scale)
             if scale.scope == "volume":
                 made = finished(made, way.plan, scale, data.shape[1:3])

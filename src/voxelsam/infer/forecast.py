@@ -14,7 +14,7 @@ from typing import Any
 
 from voxelsam import checks
 from voxelsam.bundle import Bundle
-from voxelsam.cost import PROGRAM, Passes, Setup, Speed, UncountableError, Work, networks, passes, resident, speed
+from voxelsam.cost import COPIES, PREDICTOR, Passes, Setup, Speed, UncountableError, Work, networks, passes, speed
 from voxelsam.device import find
 from voxelsam.errors import InputWarning, VoxelSamError
 from voxelsam.infer.cases import Task
@@ -23,9 +23,13 @@ from voxelsam.infer.predictor import Precision, cut_by, filling
 from voxelsam.infer.views import views
 from voxelsam.volumes.volume import Volume
 
-PER_SLICE, PER_VOTE, PER_PICTURE = 8, 4, 12
+PER_SLICE, PER_VOTE, PER_PICTURE = 4, 2, 6
 """How often the values of a slice's scores at the size of the scan, of a stack's scores, and of a model's picture are
 read or written beside the networks."""
+
+
+SCORED = 2.2
+"""What a processor's memory grows by for each byte of the tensors that decoding holds at a time."""
 
 
 @dataclass(frozen=True)
@@ -155,18 +159,19 @@ class Forecast:
         held = max(self._pass(member, slices, here) for member in self._members)
         weights = sum(networks(member.setup).weights for member in self._members)
         votes = sum(member.views * (member.depth(slices) + 1) * member.scores for member in self._members)
-        on_device = weights + held + votes + 3 * scores
+        work = held + votes + 3 * scores
         if here != "cpu":
-            return on_device
+            return weights + work
         voxels = math.prod(volume.grid.shape)
-        return PROGRAM + on_device + self._together * (volume.data.nbytes + 2 * voxels)
+        return PREDICTOR + round(COPIES * weights) + work + self._together * (volume.data.nbytes + 2 * voxels)
 
     def _pass(self, member: _Member, slices: int, here: str) -> int:
         """Bytes of one pass of a member, with the embedded slices that are held for the next."""
         depth, batch = member.depth(slices), min(member.batch, member.stacks(slices))
         one, frames = member.passes, min(member.batch * member.setup.depth, slices)
-        encode = replace(one.encode, peak=round(one.encode.peak * batch * depth / member.setup.depth))
-        most = max(resident(encode, here), frames * resident(one.embed, here), frames * resident(one.decode, here))
+        encoded = round(one.encode.peak * batch * depth / member.setup.depth)
+        scored = round((SCORED if here == "cpu" else 1) * one.decode.peak)
+        most = max(encoded, frames * one.embed.peak, frames * scored)
         ring = min(slices, depth + batch * max(member.stride, 1)) + batch * depth
         return most + ring * member.views * one.embedded
 

@@ -532,7 +532,7 @@ class Session:
         return _State((*state.steps, step), said, found, spans)
 
     def _swept(self, state: _State, steps: Sequence[_Sweep], progress: Progress | None) -> _State:
-        found = dict(state.answers)
+        found, frame = dict(state.answers), self._opened.frame
         routes: list[tuple[_Sweep, Carried]] = []
         for step in steps:
             own = self._carried(state, step)
@@ -544,7 +544,7 @@ class Session:
         def ask(asked: Sequence[Asked]) -> list[Answer]:
             return self._carried_on(state, [(routes[one.of][0], one) for one in asked])
 
-        for asked, answer in propagate.sweep(ask, [one for _, one in routes], self._opened.frame):
+        for asked, answer in propagate.sweep(ask, [one for _, one in routes], frame):
             step, carried = routes[asked.of]
             done[asked.of] = asked.distance if answer is not None else len(carried.route)
             if answer is not None:

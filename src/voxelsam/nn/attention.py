@@ -71,7 +71,8 @@ def attend(
     tables = torch.cat((rel_h.flip(0), rel_w.flip(0)))
     tensors = (q, k, v, tables, *(() if beyond is None else (beyond.key, beyond.value)))
     if _recomputes(*tensors, grid=grid):
-        return Recomputed.apply(_fast, grid, whole(grid, beyond), *tensors)  # type: ignore[no-any-return]
+        recomputed: Tensor = Recomputed.apply(_fast, grid, whole(grid, beyond), *tensors)  # type: ignore[no-untyped-call]
+        return recomputed
     return _fast(q, k, v, tables, beyond, grid)
 
 

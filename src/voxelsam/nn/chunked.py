@@ -1,12 +1,13 @@
 """Attention with relative positions in chunks, for prediction and for training.
 
 The logits of some heads, or of some rows of queries, are computed at a time, so that they stay in the processor's
-cache. For the backward pass nothing is kept but queries, keys and values: it computes each chunk again.
+cache; soft-max sums in single precision whatever the numbers. For the backward pass nothing is kept but queries, keys
+and values: it computes each chunk again.
 
 Convention: heads are ``batch heads tokens dim``, in any order in memory; items are batch and heads along one axis.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,15 +57,29 @@ class Recomputed(torch.autograd.Function):
         tables: Tables,
         *shared: Shared,
     ) -> Heads:
+        """Attention in the given form.
+
+        Args:
+            ctx: Keeps what ``backward`` needs.
+            form: Computes it.
+            grid: Tokens along height and width.
+            window: Of which they are the valid part.
+            q: Queries.
+            k: Keys.
+            v: Values.
+            tables: Made for the window.
+            shared: Key and value of what fills the window; nothing where nothing does.
+        """
         ctx.grid, ctx.window = grid, window
         ctx.save_for_backward(q, k, v, tables, *shared)
-        return form(q, k, v, tables, Beyond(*shared, window) if shared else None, grid)
+        return form(q, k, v, tables, _beyond(shared, window), grid)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, by_out: Heads) -> tuple[Tensor | None, ...]:
+        """Gradients of all arguments of ``forward``, chunk by chunk."""
         q, k, v, tables, *shared = ctx.saved_tensors
-        beyond = Beyond(*shared, ctx.window) if shared else None
+        beyond = _beyond(shared, ctx.window)
         by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
         by_tables, *by_shared = (torch.zeros_like(x) for x in (tables, *shared))
         places = tables.detach().requires_grad_(ctx.needs_input_grad[6])
@@ -103,11 +118,10 @@ def _some_rows(
     down, across = terms(q, tables, whole(grid, beyond), width, first)
     bias = down[..., :height, None] + across[..., None, :width]
     logits = bias.flatten(3).flatten(1, 2).baddbmm_(q, k.transpose(1, 2), alpha=scale)
-    statistics = torch.promote_types(q.dtype, torch.float32)
     if beyond is None:
-        return torch.bmm(logits.softmax(dim=-1, dtype=statistics).to(q.dtype), v)
+        return torch.bmm(logits.softmax(dim=-1).to(q.dtype), v)
     filling = scale * (q * beyond.key).sum(-1) + filling_weight(down, across, grid).flatten(1, 2)
-    weights = torch.cat((logits, filling[..., None]), dim=-1).softmax(dim=-1, dtype=statistics).to(q.dtype)
+    weights = torch.cat((logits, filling[..., None]), dim=-1).softmax(dim=-1).to(q.dtype)
     return torch.bmm(weights[..., :-1], v) + weights[..., -1:] * beyond.value
 
 
@@ -140,6 +154,14 @@ def _joined(x: Heads) -> Items:
 
 def _items(x: Heads, part: Part) -> Items:
     return _joined(x[part].detach())
+
+
+def _beyond(shared: Sequence[Shared], window: tuple[int, int]) -> Beyond | None:
+    """The extra key, where there is one."""
+    if not shared:
+        return None
+    key, value = shared
+    return Beyond(key, value, window)
 
 
 def _extra(beyond: Beyond | None, batch: int, part: Part) -> Beyond | None:

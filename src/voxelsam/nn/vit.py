@@ -113,8 +113,7 @@ class Attention(nn.Module):
 def _whole_and_rest(x: Tokens, axis: int, window: int) -> list[Tokens]:
     """What whole windows cover along an axis, and what remains; neither if it is empty."""
     rest = x.shape[axis] % window
-    whole = x.shape[axis] - rest
-    return [part for part in (x.narrow(axis, 0, whole), x.narrow(axis, whole, rest)) if part.shape[axis]]
+    return [part for part in torch.split(x, [x.shape[axis] - rest, rest], dim=axis) if part.shape[axis]]
 
 
 def _joined(parts: list[Tokens], axis: int) -> Tokens:

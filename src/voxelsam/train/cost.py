@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from voxelsam.cost import PROGRAM, Setup, Speed, Work, count, networks, passes, resident
+from voxelsam.cost import COPIES, PREDICTOR, PROGRAM, Setup, Speed, Work, count, networks, passes, resident
 from voxelsam.data.fingerprint import CaseFacts
 from voxelsam.model import Segmenter
 from voxelsam.nn.prompt_encoder import OBJECT, PromptBatch
@@ -271,8 +271,9 @@ def estimate(recipe: Recipe, setup: Setup, data: Data, device: str, fast: Speed 
             "seconds_per_case": asked,
         }
     scores = 4 * setup.classes * setup.size[0] * setup.size[1] * (setup.depth + 2)
-    answering = model.weights + resident(passed, device) + stack + scores
+    answering = model.weights + passed.peak + stack + scores
     volume = data.largest * (4 * data.channels + 2)
+    here_too = PREDICTOR + round((COPIES - 1) * model.weights) + volume if device == "cpu" else 0
     return Estimate(
         parameters=model.parameters,
         trained=model.trained,
@@ -281,7 +282,7 @@ def estimate(recipe: Recipe, setup: Setup, data: Data, device: str, fast: Speed 
         activations=resident(step, device, again=setup.again),
         memory=needed,
         ram=here if device == "cpu" else here - resident(step, "cpu", again=setup.again) - _optimiser(recipe, setup),
-        prediction=answering + (PROGRAM + volume if device == "cpu" else 0),
+        prediction=answering + here_too,
         cache=data.prepared + _features(recipe, setup, data),
         run=2 * model.saved + model.saved + 2 * own + (0 if train.ema is None else own),
         flops=step.flops,
