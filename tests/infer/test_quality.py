@@ -217,10 +217,13 @@ def test_predicted_iou_is_weighted_by_area(learnt: Callable[..., Bundle]) -> Non
     predictor = Predictor(replace(made, description=known), device="cpu")
 
     class Spoken:
-        def encode(self, images: Tensor) -> Tensor:
-            return images.flatten(0, 1)
+        def embed(self, images: Tensor) -> Tensor:
+            return images
 
-        def decode(self, features: Tensor) -> Scores:
+        def encode_embedded(self, embedded: Tensor) -> Tensor:
+            return embedded.flatten(0, 1)
+
+        def decode(self, features: Tensor, prompts: None) -> Scores:
             inside = (features[:, :1] > 0.1).float() * 20 - 10
             return Scores(
                 torch.cat([torch.zeros_like(inside), inside], 1), features.amax((1, 2, 3))[:, None].repeat(1, 2)
