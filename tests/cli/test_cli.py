@@ -68,6 +68,17 @@ def test_predict_lists_what_it_would_do(run: Run, trained: Path, phantom: Path, 
     code, out, _ = run("predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", tmp_path / "m", "--dry-run")
     assert code == 0
     assert "planned" in out
+    assert "9 slices, about" in out
+    assert "in all about" in out
+    assert not (tmp_path / "m").exists()
+    _, out, _ = run(
+        "predict", "-m", trained / "best", "-i", phantom / "imagesTs", "-o", tmp_path / "m", "--dry-run", "--json"
+    )
+    (case,) = json.loads(out)
+    assert case["status"] == "planned"
+    assert case["estimate"]["slices"] == 9
+    assert case["estimate"]["seconds"] > 0
+    assert case["estimate"]["memory"] > 400 * 10**6
     assert not (tmp_path / "m").exists()
 
 

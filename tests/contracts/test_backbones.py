@@ -79,22 +79,31 @@ def test_every_block_spec_is_true(name):
     assert features.shape == (frames, variant.decoder_dim, *grid)
     specs = backbone.image_encoder.blocks_spec
     assert len(specs) == variant.depth
-    seen = [call for call in recorder.calls if call[1] == "qkv"]
-    for block, (spec, call, shape) in enumerate(zip(specs, seen, recorder.grids, strict=True)):
+    for block, (spec, shape) in enumerate(zip(specs, recorder.grids, strict=True)):
         assert shape == (*spec.grid, spec.dim)
+        reaches_over = spec.window and any(size % spec.window for size in spec.grid)
+        grids = [spec.grid, (1, 1)] if reaches_over else [spec.grid]
+        seen = [call for call in recorder.calls if call[:2] == (block, "qkv")]
+        assert seen == [(block, "qkv", 3 * spec.dim, spec.dim, grid) for grid in grids]
         side = (spec.window, spec.window) if spec.window else spec.grid
-        assert call == (block, "qkv", 3 * spec.dim, spec.dim, side)
+        attention = backbone.image_encoder.blocks[block].attn
+        assert [len(attention.rel_pos_h), len(attention.rel_pos_w)] == [2 * size - 1 for size in side]
         assert spec.dim % spec.heads == 0
         assert (spec.window == 0) == (block in variant.global_blocks)
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_the_points_are_called_in_order_once_per_block(name):
+    """And once more for the token that fills windows up."""
     backbone, variant = slim(name, (2, 3))
     recorder = Recorder()
     backbone.image_encoder(torch.randn(1, 3, *backbone.image_size), adaptation=recorder)
-    order = ("before_attention", "attention", "qkv", "before_mlp", "mlp")
-    assert [call[:2] for call in recorder.calls] == [(b, point) for b in range(variant.depth) for point in order]
+    expected = []
+    for block in range(variant.depth):
+        qkv = ("qkv",) if block in variant.global_blocks else ("qkv", "qkv")
+        order = ("before_attention", "attention", *qkv, "before_mlp", "mlp")
+        expected += [(block, point) for point in order]
+    assert [call[:2] for call in recorder.calls] == expected
 
 
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
