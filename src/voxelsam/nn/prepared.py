@@ -2,7 +2,7 @@
 
 Linear layers become products (``voxelsam.nn.products``), sums with the residual stream are made in place, and on
 processors work that is done token by token is done on few tokens at a time, which stay in the cache. Attention is the
-one of ``voxelsam.nn.vit``; what is replaced are its projections.
+one of ``voxelsam.nn.vit``, with other projections, on few frames at a time.
 
 In half precision (bfloat16, float16) linear layers, convolutions and attention compute in half, from weights that were
 cast once, and give half, and so do norms, which stand at the heads of branches. The residual stream, what is inside
@@ -22,11 +22,11 @@ from torch.nn.modules.conv import _ConvNd
 
 from voxelsam.nn.layers import Mlp, Plus
 from voxelsam.nn.products import Product
-from voxelsam.nn.seam import EncoderAdaptation, Stack, Tokens
-from voxelsam.nn.vit import Block, BlockAttention
+from voxelsam.nn.seam import EncoderAdaptation, Projected, Stack, Tokens
+from voxelsam.nn.vit import Attention, Block, BlockAttention
 
 WIDE, NARROW = 1024, 256
-"""Tokens at a time: in an MLP, whose products are quicker on many; in norms and sums."""
+"""Tokens at a time: in an MLP and in attention, whose products are quicker on many; in norms and sums."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def ready(module: nn.Module, arithmetic: Arithmetic) -> nn.Module:
         return HalfConvolution(module, arithmetic.numbers)
     if isinstance(module, Plus):
         return PlusInPlace()
+    if isinstance(module, Attention):
+        return ReadyAttention(module, arithmetic)
     if isinstance(module, Block):
         return ReadyBlock(module, arithmetic)
     for name, part in module.named_children():
@@ -143,6 +145,40 @@ class PlusInPlace(Plus):
         for stream, some in _tiles(NARROW, x, more):
             stream.add_(some)
         return x
+
+
+class ReadyAttention(Attention):
+    """Attention on few frames at a time, so that queries, keys and values in windows are held of these only.
+
+    Args:
+        attention: is used up.
+        arithmetic: in what it shall compute.
+    """
+
+    def __init__(self, attention: Attention, arithmetic: Arithmetic) -> None:
+        nn.Module.__init__(self)
+        self.heads = attention.heads
+        self.qkv, self.proj = ready(attention.qkv, arithmetic), ready(attention.proj, arithmetic)
+        self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
+
+    def forward(
+        self,
+        qkv: Projected,
+        window: int = 0,
+        filling: Float[Tensor, " three_channels"] | None = None,
+        *,
+        resample: bool,
+        relative: bool = True,
+    ) -> Tokens:
+        """Attends within each window, see ``Attention``; frames do not see one another."""
+        frames = max(1, WIDE // (qkv.shape[1] * qkv.shape[2]))
+        if qkv.device.type != "cpu" or torch.compiler.is_compiling() or len(qkv) <= frames:
+            return super().forward(qkv, window, filling, resample=resample, relative=relative)
+        seen = qkv.new_empty(*qkv.shape[:-1], qkv.shape[-1] // 3)
+        for begin in range(0, len(qkv), frames):
+            some = slice(begin, begin + frames)
+            seen[some] = super().forward(qkv[some], window, filling, resample=resample, relative=relative)
+        return seen
 
 
 class ReadyBlock(Block):
