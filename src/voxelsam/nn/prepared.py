@@ -158,7 +158,8 @@ class ReadyAttention(Attention):
     def __init__(self, attention: Attention, arithmetic: Arithmetic) -> None:
         nn.Module.__init__(self)
         self.heads = attention.heads
-        self.qkv, self.proj = ready(attention.qkv, arithmetic), ready(attention.proj, arithmetic)
+        for name, part in attention.named_children():
+            self.add_module(name, ready(part, arithmetic))
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(
