@@ -511,14 +511,13 @@ def main(given: Sequence[str] | None = None) -> int:
             rows += found
             for row in found:
                 print(line(cells(row)), flush=True)
+            if options.record:
+                record(RATIOS, [row for row in found if row.way], facts | {"rates": rates})
     now = ratios(rows)
     if options.json:
         told = {"measured": facts, "rates": rates, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    if options.record:
-        record(RATIOS, [row for row in rows if row.way], facts | {"rates": rates})
-        return int(failed)
-    return int(regressed(now) or failed)
+    return int(failed or (not options.record and regressed(now)))
 
 
 def regressed(now: Mapping[str, float]) -> bool:
