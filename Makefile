@@ -19,7 +19,7 @@ test: $(VENV)/dev
 golden: $(VENV)/dev
 	$(if $(GOLDEN),VOXELSAM_GOLDEN="$(abspath $(GOLDEN))") $(TEST) tests/golden
 
-# Ten minutes on two quiet cores; BENCH="--long" for large backbones, BENCH="--only encoder" for a part.
+# Half an hour on one core; BENCH="--long" for large backbones, BENCH="--only encoder" for a part.
 bench: $(VENV)/dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench.py $(BENCH)
 
