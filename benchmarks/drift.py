@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overlap import cases_of, measured, show, summary
+from overlap import cases_of, reported
 
 if TYPE_CHECKING:
     from voxelsam.infer.predictor import Predictor
@@ -109,9 +109,7 @@ def main() -> None:
             every["features"].append(row)
             print(f"| {row['method']} | {row['kind']} | {row['error']:.1e} | {row['faster']:.2f} |", flush=True)
     for run in options.runs:
-        told = measured(kinds_of(run), cases_of(run, options.cases))
-        every[str(run)] = {"rows": summary(told), "cases": told}
-        show(run, every[str(run)]["rows"])
+        every[str(run)] = reported(run, kinds_of(run), cases_of(run, options.cases))
     if options.output is not None:
         options.output.write_text(json.dumps(every, indent=1) + "\n")
 

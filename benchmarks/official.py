@@ -53,7 +53,7 @@ class Network:
         """A copy of the weights of a segmenter that was not prepared for prediction; what it trains, is trained."""
         given, own = segmenter.backbone, segmenter.adaptation
         parts = {
-            "image_encoder": own.image_encoder or given.image_encoder,
+            "image_encoder": segmenter.image_encoder,
             "prompt_encoder": own.prompt_encoder or given.prompt_encoder,
             "encoder": own.encoder,
             "decoder": own.decoder,

@@ -111,6 +111,14 @@ def summary(told: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def reported(run: Path, models: "dict[str, Predictor]", cases: list[tuple[tuple[Path, ...], Path]]) -> dict[str, Any]:
+    """Measures the ways of a run and prints their table; gives the rows and what they were made of."""
+    told = measured(models, cases)
+    rows = summary(told)
+    show(run, rows)
+    return {"rows": rows, "cases": told}
+
+
 def show(run: Path, rows: list[dict[str, Any]]) -> None:
     """Prints the table of a run."""
     print(f"\n{run}, {rows[0]['cases']} cases\n")
@@ -136,9 +144,8 @@ def main() -> None:
     torch.set_num_threads(1)
     every = {}
     for run in options.runs:
-        told = measured(ways(run / "best" if (run / "best").is_dir() else run), cases_of(run, options.cases))
-        every[str(run)] = {"rows": summary(told), "cases": told}
-        show(run, every[str(run)]["rows"])
+        models = ways(run / "best" if (run / "best").is_dir() else run)
+        every[str(run)] = reported(run, models, cases_of(run, options.cases))
         if options.output is not None:
             options.output.write_text(json.dumps(every, indent=1) + "\n")
 

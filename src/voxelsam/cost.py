@@ -354,7 +354,7 @@ def _ready(setup: Setup) -> tuple[Segmenter, str]:
         with torch.device("meta"):
             segmenter = Segmenter(segmenter.backbone, adapt.merged(adaptation, segmenter.backbone), draws=setup.draws)
         adaptation = segmenter.adaptation
-    encoder = adaptation.image_encoder or segmenter.backbone.image_encoder
+    encoder = segmenter.image_encoder
     if not isinstance(encoder, SamEncoder):
         return segmenter.eval(), setup.precision
     numbers = HALF.get(setup.precision, torch.float32)

@@ -55,7 +55,7 @@ class Segmenter(nn.Module):
         Raises:
             ConfigError: the image encoder of this method cannot, or has fewer blocks.
         """
-        encoder: Any = self.adaptation.image_encoder or self.backbone.image_encoder
+        encoder: Any = self.image_encoder
         if not isinstance(getattr(encoder, "checkpointing", None), int):
             raise ConfigError(
                 f"train.checkpointing: {type(encoder).__name__} cannot compute its blocks again; leave it out, and "
@@ -67,7 +67,8 @@ class Segmenter(nn.Module):
         encoder.checkpointing = there if blocks is None else blocks
 
     @property
-    def _image_encoder(self) -> nn.Module:
+    def image_encoder(self) -> nn.Module:
+        """The one that computes: the adaptation's own, or the frozen backbone's."""
         return self.adaptation.image_encoder or self.backbone.image_encoder
 
     @property
@@ -89,13 +90,13 @@ class Segmenter(nn.Module):
             images: intensities between 0 and 1.
         """
         frames = (rearrange(images, "batch depth c h w -> (batch depth) c h w") - self.mean) / self.std
-        features: Tensor = self._image_encoder(frames, Stack(depth=images.shape[1]), self.adaptation.encoder)
+        features: Tensor = self.image_encoder(frames, Stack(depth=images.shape[1]), self.adaptation.encoder)
         return features
 
     @property
     def meeting(self) -> Meeting:
         """How the slices of a stack meet."""
-        return self.adaptation.encoder.meeting if isinstance(self._image_encoder, Embeds) else "stack"
+        return self.adaptation.encoder.meeting if isinstance(self.image_encoder, Embeds) else "stack"
 
     def embed(self, images: Float[Tensor, "frames 3 height width"]) -> Float[Tensor, "frames ..."]:
         """What the image encoder makes of each slice by itself, whatever the stack that it is shown in.
@@ -107,7 +108,7 @@ class Segmenter(nn.Module):
             images: intensities between 0 and 1.
         """
         frames = (images - self.mean) / self.std
-        return self._image_encoder.embed(frames) if isinstance(self._image_encoder, Embeds) else frames
+        return self.image_encoder.embed(frames) if isinstance(self.image_encoder, Embeds) else frames
 
     def encode_embedded(self, embedded: Float[Tensor, "batch depth ..."]) -> Float[Tensor, "frames channels h w"]:
         """Image features of every slice, with the slices of a stack seeing one another.
@@ -117,9 +118,9 @@ class Segmenter(nn.Module):
         """
         stack = Stack(depth=embedded.shape[1])
         frames = rearrange(embedded, "batch depth ... -> (batch depth) ...")
-        if isinstance(self._image_encoder, Embeds):
-            return self._image_encoder.blocks_of(frames, stack, self.adaptation.encoder)
-        features: Tensor = self._image_encoder(frames, stack, self.adaptation.encoder)
+        if isinstance(self.image_encoder, Embeds):
+            return self.image_encoder.blocks_of(frames, stack, self.adaptation.encoder)
+        features: Tensor = self.image_encoder(frames, stack, self.adaptation.encoder)
         return features
 
     def decode(self, features: Float[Tensor, "frames channels h w"], prompts: PromptBatch | None = None) -> Scores:

@@ -104,6 +104,7 @@ class Forecast:
         cases: int = 1,
     ) -> None:
         self.device = find(device)
+        self._here = "cpu" if self.device.type == "cpu" else "gpu"
         self._together = min(cases, 3)
         self._speed: Speed = speed(str(self.device), precision, prepared=True)
         self._members = [self._member(one, precision, overlap, single_pass, tta) for one in trained]
@@ -124,7 +125,6 @@ class Forecast:
         self, trained: Bundle, precision: Precision, overlap: int | None, single_pass: bool, tta: bool
     ) -> _Member:
         known = trained.description
-        here = "cpu" if self.device.type == "cpu" else "gpu"
         setup = Setup(
             known.backbone.name,
             json.dumps(known.adapt, sort_keys=True),
@@ -132,7 +132,7 @@ class Forecast:
             known.stack.size,
             known.stack.depth,
             precision,
-            device=here,
+            device=self._here,
         )
         meeting = setup.segmenter().meeting
         plan = cut_by(trained, meeting, None if overlap is None else known.stack.depth - overlap)
@@ -155,22 +155,21 @@ class Forecast:
         return networks_.times(member.views).then(Work(moved=beside * member.views + pictures))
 
     def _memory(self, volume: Volume, slices: int, scores: int) -> int:
-        here = "cpu" if self.device.type == "cpu" else "gpu"
-        held = max(self._pass(member, slices, here) for member in self._members)
+        held = max(self._pass(member, slices) for member in self._members)
         weights = sum(networks(member.setup).weights for member in self._members)
         votes = sum(member.views * (member.depth(slices) + 1) * member.scores for member in self._members)
         work = held + votes + 3 * scores
-        if here != "cpu":
+        if self._here != "cpu":
             return weights + work
         voxels = math.prod(volume.grid.shape)
         return PREDICTOR + round(COPIES * weights) + work + self._together * (volume.data.nbytes + 2 * voxels)
 
-    def _pass(self, member: _Member, slices: int, here: str) -> int:
+    def _pass(self, member: _Member, slices: int) -> int:
         """Bytes of one pass of a member, with the embedded slices that are held for the next."""
         depth, batch = member.depth(slices), min(member.batch, member.stacks(slices))
         one, frames = member.passes, min(member.batch * member.setup.depth, slices)
         encoded = round(one.encode.peak * batch * depth / member.setup.depth)
-        scored = round((SCORED if here == "cpu" else 1) * one.decode.peak)
+        scored = round((SCORED if self._here == "cpu" else 1) * one.decode.peak)
         most = max(encoded, frames * one.embed.peak, frames * scored)
         ring = min(slices, depth + batch * max(member.stride, 1)) + batch * depth
         return most + ring * member.views * one.embedded

@@ -44,7 +44,7 @@ def prepare(segmenter: Segmenter, precision: Precision = "fp32", *, compiled: bo
     """
     result = _sharing(_folded(segmenter))
     adaptation, device = result.adaptation, segmenter.mean.device
-    encoder = adaptation.image_encoder or result.backbone.image_encoder
+    encoder = result.image_encoder
     if precision == "fp16" and device.type == "cpu":
         raise ConfigError("processors compute fp16 slower than fp32: use bf16 or int8, or fp16 on cuda or mps")
     if not isinstance(encoder, SamEncoder):
@@ -61,8 +61,7 @@ def prepare(segmenter: Segmenter, precision: Precision = "fp32", *, compiled: bo
 
 def products(segmenter: Segmenter) -> list[str]:
     """How a prepared image encoder multiplies, for records (``voxelsam.nn.products``)."""
-    encoder = segmenter.adaptation.image_encoder or segmenter.backbone.image_encoder
-    return sorted({part.called for part in encoder.modules() if isinstance(part, Product)})
+    return sorted({part.called for part in segmenter.image_encoder.modules() if isinstance(part, Product)})
 
 
 class Autocast(nn.Module):
