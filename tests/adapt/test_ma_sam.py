@@ -82,12 +82,12 @@ def test_fact_leaves_keys_and_zeros_alone(backbone: Backbone, tokens: Tensor) ->
     encoder = MaSamEncoder(backbone.image_encoder.blocks_spec, Config(rank=3)).eval()
     torch.nn.init.normal_(encoder.fact.up.weight)
     qkv = torch.randn(6, 4, 5, 48)
-    changed = encoder.qkv(1, qkv, tokens) - qkv
+    changed = encoder.qkv(1, qkv.clone(), tokens) - qkv
     query, key, value = changed.chunk(3, dim=-1)
     assert key.abs().max() == 0
     assert min(query.abs().max(), value.abs().max()) > 0.01
     assert not torch.allclose(query, value)
-    assert torch.equal(encoder.qkv(1, qkv, torch.zeros_like(tokens)), qkv)
+    assert torch.equal(encoder.qkv(1, qkv.clone(), torch.zeros_like(tokens)), qkv)
 
 
 def test_fact_drops_in_training_only(tokens: Tensor) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import TypeCheckError
 from torch import Tensor
 
-from voxelsam.train.losses import bce, dice_ce, sigmoid_dice_ce
+from voxelsam.train.losses import bce, dice_ce, object_dice_ce, sigmoid_dice_ce
 
 
 def example(ignored: float = 0.0) -> tuple[Tensor, Tensor]:
@@ -123,8 +123,8 @@ def test_the_gradient_is_that_of_small_steps(term: int) -> None:
     assert torch.autograd.gradcheck(lambda x: dice_ce(x, target[:2, :3, :2])[term], (logits,))
 
 
-def test_the_graph_keeps_the_logits_once_and_no_soft_max() -> None:
-    logits, target = torch.randn(2, 20, 16, 16, requires_grad=True), torch.randint(0, 20, (2, 16, 16))
+def kept(loss: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]], logits: Tensor, target: Tensor) -> int:
+    """Bytes that the graph of a loss holds until the backward pass, which is then run."""
     held: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -132,9 +132,77 @@ def test_the_graph_keeps_the_logits_once_and_no_soft_max() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        loss, _, _ = dice_ce(logits, target)
+        total, _, _ = loss(logits, target)
+    total.backward()
+    return sum(held.values())
+
+
+def test_the_graph_keeps_the_logits_once_and_no_soft_max() -> None:
+    logits, target = torch.randn(2, 20, 16, 16, requires_grad=True), torch.randint(0, 20, (2, 16, 16))
+    assert logits.nbytes <= kept(dice_ce, logits, target) < 1.3 * logits.nbytes
+
+
+def objects() -> tuple[Tensor, Tensor]:
+    """Masks of a small object, a large one, one that is not there, and one that fills the slice."""
+    generator = torch.Generator().manual_seed(4)
+    size = torch.tensor([0.1, 0.8, -1.0, 2.0]).view(-1, 1, 1)
+    return 3 * torch.randn(4, 7, 9, generator=generator), torch.rand(4, 7, 9, generator=generator) < size
+
+
+def plain_objects(logits: Tensor, truth: Tensor, weight: float = 0.8) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss of single masks by PyTorch's own cross-entropy and a sigmoid beside it."""
+    known = truth.to(logits.dtype)
+    ce = F.binary_cross_entropy_with_logits(logits, known, reduction="none").mean((1, 2)).mean()
+    p = logits.sigmoid()
+    overlap, sizes = (p * known).sum((1, 2)), (p * p).sum((1, 2)) + known.sum((1, 2))
+    dice = (1 - (2 * overlap + 1) / (sizes + 1)).mean()
+    return (1 - weight) * ce + weight * dice, ce, dice
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.8, 1.0])
+def test_one_sigmoid_gives_the_loss_and_the_gradient_of_two(weight: float) -> None:
+    logits, truth = objects()
+    found, wanted = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    ours, theirs = object_dice_ce(found, truth, weight), plain_objects(wanted, truth, weight)
+    assert torch.stack(ours).tolist() == pytest.approx(torch.stack(theirs).tolist(), rel=1e-6)
+    ours[0].backward()
+    theirs[0].backward()
+    assert (found.grad - wanted.grad).norm() < 1e-6 * wanted.grad.norm()
+
+
+@pytest.mark.parametrize("term", [0, 1, 2])
+def test_the_gradient_of_objects_is_that_of_small_steps(term: int) -> None:
+    logits, truth = objects()
+    logits = logits[:, :3, :2].double().contiguous().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: object_dice_ce(x, truth[:, :3, :2])[term], (logits,))
+
+
+def test_the_graph_of_objects_keeps_the_logits_once_and_no_sigmoid() -> None:
+    logits, truth = torch.randn(3, 64, 64, requires_grad=True), torch.rand(3, 64, 64) < 0.5
+    assert logits.nbytes <= kept(object_dice_ce, logits, truth) < 1.3 * logits.nbytes
+
+
+def test_large_scores_of_objects_stay_finite() -> None:
+    logits, truth = torch.tensor([[[-200.0, 200.0]], [[200.0, -200.0]]]).requires_grad_(), torch.ones(2, 1, 2) > 0
+    loss, ce, _ = object_dice_ce(logits, truth)
     loss.backward()
-    assert sum(held.values()) < 1.3 * logits.nbytes
+    assert ce.item() == pytest.approx(100.0)
+    assert logits.grad.isfinite().all()
+
+
+def test_no_object_gives_zero_and_a_gradient_of_nothing() -> None:
+    logits = torch.zeros(0, 7, 9, requires_grad=True)
+    terms = object_dice_ce(logits, torch.zeros(0, 7, 9, dtype=torch.bool))
+    terms[0].backward()
+    assert torch.stack(terms).tolist() == [0, 0, 0]
+    assert logits.grad.shape == (0, 7, 9)
+
+
+def test_objects_in_half_precision_are_summed_in_single() -> None:
+    logits, truth = objects()
+    half = object_dice_ce(logits.bfloat16(), truth)
+    assert half[0].dtype == torch.float32
+    assert torch.equal(half[0], object_dice_ce(logits.bfloat16().float(), truth)[0])
 
 
 def test_frames_are_summed_before_the_fraction() -> None:

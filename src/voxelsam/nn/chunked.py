@@ -8,6 +8,7 @@ Convention: heads are ``batch heads tokens dim``, in any order in memory; items 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -33,13 +34,33 @@ CHUNK_ELSEWHERE = 1 << 25
 def chunked(q: Heads, k: Heads, v: Heads, tables: Tables, beyond: Beyond | None, grid: tuple[int, int]) -> Heads:
     """The formula on some heads, or some rows of queries, at a time; see ``voxelsam.nn.attention.attend``."""
     out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
+    scratch = Scratch(q)
     for part in _parts(q):
         keys, values, extra = _items(k, part), _items(v, part), _extra(beyond, len(q), part)
         for first, queries in _row_parts(q, grid):
             some = q[part][:, :, queries]
-            rows = _some_rows(_joined(some), keys, values, tables, extra, grid, first)
+            rows = _some_rows(_joined(some), keys, values, tables, extra, grid, first, scratch)
             out[part][:, :, queries] = rows.view(some.shape)
     return out
+
+
+class Scratch:
+    """Memory for what chunks need in passing, used again by every chunk: to ask for it anew costs more than to fill it.
+
+    Args:
+        like: tells the kind of numbers and where they are.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self._taken: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Uninitialised numbers; those that were taken by this name before are lost."""
+        size = prod(shape)
+        if name not in self._taken or len(self._taken[name]) < size:
+            self._taken[name] = self._like.new_empty(size)
+        return self._taken[name][:size].view(shape)
 
 
 class Recomputed(torch.autograd.Function):
@@ -80,49 +101,110 @@ class Recomputed(torch.autograd.Function):
         """Gradients of all arguments of ``forward``, chunk by chunk."""
         q, k, v, tables, *shared = ctx.saved_tensors
         beyond = _beyond(shared, ctx.window)
-        by_q, by_k, by_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
+        by_q, by_k, by_v = (torch.empty_like(x) for x in (q, k, v))
         by_tables, *by_shared = (torch.zeros_like(x) for x in (tables, *shared))
-        places = tables.detach().requires_grad_(ctx.needs_input_grad[6])
+        places, scratch = tables.detach().requires_grad_(ctx.needs_input_grad[6]), Scratch(q)
         for part in _parts(q):
-            keys, values = _items(k, part).requires_grad_(), _items(v, part).requires_grad_()
-            extra = _extra(beyond, len(q), part)
-            own = [] if extra is None else [extra.key.requires_grad_(), extra.value.requires_grad_()]
+            keys, values, extra = _items(k, part), _items(v, part), _extra(beyond, len(q), part)
+            by_keys, by_values = torch.zeros_like(keys), torch.zeros_like(values)
             size = k[part].shape[:2]
             for first, queries in _row_parts(q, ctx.grid):
-                asked = _joined(q[part][:, :, queries].detach()).requires_grad_()
-                with torch.enable_grad():
-                    rows = _some_rows(asked, keys, values, places, extra, ctx.grid, first)
-                leaves = [asked, keys, values, *own, *([places] if places.requires_grad else [])]
-                found = iter(torch.autograd.grad(rows, leaves, _joined(by_out[part][:, :, queries])))
-                by_q[part][:, :, queries] = next(found).view(*size, -1, q.shape[-1])
-                for total in (by_k, by_v):
-                    total[part] += next(found).view(*size, -1, q.shape[-1])
-                for total in by_shared:
-                    total[part[1]] += next(found).view(*size, q.shape[-1]).sum(0)
+                some, by_rows = _items(q, part, queries), _items(by_out, part, queries)
+                by_some, by_others = _some_rows_backward(
+                    by_rows, by_keys, by_values, some, keys, values, places, extra, ctx.grid, first, scratch
+                )
+                by_q[part][:, :, queries] = by_some.view(*size, -1, q.shape[-1])
+                for total, by_other in zip(by_shared, by_others, strict=False):
+                    total[part[1]] += by_other.view(*size, q.shape[-1]).sum(0)
                 if places.requires_grad:
-                    by_tables += next(found)
+                    by_tables += by_others[-1]
+            by_k[part], by_v[part] = by_keys.view(*size, *k.shape[2:]), by_values.view(*size, *k.shape[2:])
         return None, None, None, by_q, by_k, by_v, by_tables if places.requires_grad else None, *by_shared
 
 
 def _some_rows(
     q: Items,
-    k: Float[Tensor, "items keys dim"],
-    v: Float[Tensor, "items keys dim"],
+    k: Items,
+    v: Items,
     tables: Tables,
     beyond: Beyond | None,
     grid: tuple[int, int],
     first: int,
+    scratch: Scratch,
 ) -> Items:
-    """The formula for queries of whole rows, from row ``first`` on; can be differentiated."""
+    """The formula for queries of whole rows, from row ``first`` on."""
+    weights = _weights(q, k, _biases(q, tables, beyond, grid, first), scratch)
+    if beyond is None:
+        return torch.bmm(weights, v)
+    return torch.bmm(weights[..., :-1], v).add_(weights[..., -1:] * beyond.value)
+
+
+def _some_rows_backward(
+    by_rows: Items,
+    by_k: Items,
+    by_v: Items,
+    q: Items,
+    k: Items,
+    v: Items,
+    tables: Tables,
+    beyond: Beyond | None,
+    grid: tuple[int, int],
+    first: int,
+    scratch: Scratch,
+) -> tuple[Items, list[Tensor]]:
+    """Gradients of ``_some_rows``: added to those of keys and values; returned of the rest.
+
+    With weights p of the logits, those of the logits are p · (by p - Σ p · by p). Only the biases, which are small, are
+    differentiated by PyTorch.
+
+    Returns:
+        That of the queries; then those of the extra key, of its value, and of the tables, as far as there are any.
+    """
+    scale, keys = q.shape[-1] ** -0.5, k.shape[1]
+    asked = q.detach().requires_grad_()
+    leaves = [asked, *([] if beyond is None else [beyond.key.requires_grad_()])]
+    leaves += [tables] if tables.requires_grad else []
+    with torch.enable_grad():
+        biases = _biases(asked, tables, beyond, grid, first)
+    weights = _weights(q, k, [bias.detach() for bias in biases], scratch)
+    by_v.baddbmm_(weights[..., :keys].mT, by_rows)
+    by_weights = scratch.take("by weights", *weights.shape)
+    torch.bmm(by_rows, v.mT, out=by_weights[..., :keys])
+    if beyond is not None:
+        torch.sum(by_rows * beyond.value, -1, out=by_weights[..., -1])
+    by_logits = scratch.take("logits", *weights.shape)
+    torch._softmax_backward_data(by_weights, weights, -1, weights.dtype, grad_input=by_logits)
+    by_products = by_logits[..., :keys]
+    by_k.baddbmm_(by_products.mT, q, alpha=scale)
+    by_pairs = by_products.view(*biases[0].shape[:3], *grid)
+    by_biases = [by_pairs.sum(-1), by_pairs.sum(-2), by_logits[..., keys:]][: len(biases)]
+    by_asked, *others = torch.autograd.grad(biases, leaves, by_biases)
+    if beyond is not None:
+        others.insert(1, (weights[..., -1:] * by_rows).sum(1))
+    return by_asked.baddbmm_(by_products, k, alpha=scale), others
+
+
+def _biases(q: Items, tables: Tables, beyond: Beyond | None, grid: tuple[int, int], first: int) -> Sequence[Tensor]:
+    """What is added to logits, towards each row and towards each column; then the logit of the extra key."""
     (height, width), scale = grid, q.shape[-1] ** -0.5
     down, across = terms(q, tables, whole(grid, beyond), width, first)
-    bias = down[..., :height, None] + across[..., None, :width]
-    logits = bias.flatten(3).flatten(1, 2).baddbmm_(q, k.transpose(1, 2), alpha=scale)
     if beyond is None:
-        return torch.bmm(logits.softmax(dim=-1).to(q.dtype), v)
+        return down, across
     filling = scale * (q * beyond.key).sum(-1) + filling_weight(down, across, grid).flatten(1, 2)
-    weights = torch.cat((logits, filling[..., None]), dim=-1).softmax(dim=-1).to(q.dtype)
-    return torch.bmm(weights[..., :-1], v) + weights[..., -1:] * beyond.value
+    return down[..., :height], across[..., :width], filling[..., None]
+
+
+def _weights(q: Items, k: Items, biases: Sequence[Tensor], scratch: Scratch) -> Float[Tensor, "items queries keys"]:
+    """Soft-max of the logits of all keys, the extra one last."""
+    down, across, *filling = biases
+    keys = k.shape[1]
+    logits = scratch.take("logits", *q.shape[:2], keys + len(filling))
+    products = logits[..., :keys]
+    torch.add(down[..., None], across[..., None, :], out=products.view(*down.shape, across.shape[-1]))
+    products.baddbmm_(q, k.mT, alpha=q.shape[-1] ** -0.5)
+    for number in filling:
+        logits[..., keys:] = number
+    return torch.softmax(logits, -1, out=scratch.take("weights", *logits.shape))
 
 
 def _parts(q: Heads) -> Iterator[Part]:
@@ -152,8 +234,8 @@ def _joined(x: Heads) -> Items:
     return x.flatten(0, 1).contiguous()
 
 
-def _items(x: Heads, part: Part) -> Items:
-    return _joined(x[part].detach())
+def _items(x: Heads, part: Part, tokens: slice = slice(None)) -> Items:
+    return _joined(x[part][:, :, tokens].detach())
 
 
 def _beyond(shared: Sequence[Shared], window: tuple[int, int]) -> Beyond | None:

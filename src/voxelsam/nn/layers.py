@@ -12,6 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from voxelsam.nn.frozen_mlp import FrozenMlp
+
 
 class LayerNorm2d(nn.Module):
     """Layer norm over the channels of a map, separately at every pixel."""
@@ -41,8 +43,21 @@ class Mlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens channels"]:
         """As many channels as came in."""
-        y: Tensor = self.lin2(self.act(self.lin1(x)))
+        y: Tensor
+        if self._frozen(x):
+            dtype = computed_in(x)
+            given = (x.flatten(0, -2), self.lin1.weight, self.lin1.bias, self.lin2.weight, self.lin2.bias)
+            y = FrozenMlp.apply(*(tensor.to(dtype) for tensor in given)).view(x.shape)  # type: ignore[no-untyped-call]
+        else:
+            y = self.lin2(self.act(self.lin1(x)))
         return y
+
+    def _frozen(self, x: Float[Tensor, "*tokens channels"]) -> bool:
+        """Whether a gradient is wanted, but only that of the tokens."""
+        if torch.compiler.is_compiling() or not (torch.is_grad_enabled() and x.requires_grad):
+            return False
+        exact = isinstance(self.act, nn.GELU) and self.act.approximate == "none"
+        return exact and not any(weight.requires_grad for weight in self.parameters())
 
 
 class Plus(nn.Module):

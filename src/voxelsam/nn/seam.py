@@ -133,7 +133,8 @@ class EncoderAdaptation(nn.Module):
 
         Called with the tokens that ``attend`` was given, whole frames and no windows. Where windows reach over the
         edge, what fills them passes once more by itself, as a picture of one token: zeros, unless ``attention`` of the
-        same method asks for another token. So each token is to be changed by itself.
+        same method asks for another token. So each token is to be changed by itself. ``qkv`` belongs to the method,
+        which may change it in place.
         """
         return qkv
 

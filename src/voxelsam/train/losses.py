@@ -111,7 +111,7 @@ class _Sums(torch.autograd.Function):
         for frame, there, counted in zip(*(torch.split(x, 1) for x in (logits, target, counts)), strict=True):
             log = frame.to(kind).log_softmax(dim=1)
             pixels += (F.nll_loss(log, there, reduction="none") * counted).sum()
-            p, y = log.exp_().mul_(counted[:, None]), _drawn(there, counted, logits.shape[1])
+            p, y = log.exp_().mul_(counted[:, None]), _drawn(there, counted, logits.shape[1]).to(kind)
             overlap += (p * y).sum(dim=(0, 2, 3))
             sizes += p.square_().sum(dim=(0, 2, 3)) + y.sum(dim=(0, 2, 3))
         return pixels, overlap, sizes
@@ -126,7 +126,7 @@ class _Sums(torch.autograd.Function):
         shares = zip(*(torch.split(x, 1) for x in (logits, target, counts, result)), strict=True)
         for frame, there, counted, given in shares:
             p = frame.to(of_pixels.dtype).softmax(dim=1)
-            y = _drawn(there, counted, logits.shape[1])
+            y = _drawn(there, counted, logits.shape[1]).to(p)
             d = (2 * of_sizes * p).add_(of_overlap * y)
             d -= (p * d).sum(dim=1, keepdim=True)
             given.copy_(d.mul_(p).add_(of_pixels * p).mul_(counted[:, None]).sub_(of_pixels * y))
@@ -166,13 +166,46 @@ def object_dice_ce(
     """
     if logits.shape != truth.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need a truth of the same shape, not {tuple(truth.shape)}")
-    known = truth.to(logits.dtype)
-    pixels = F.binary_cross_entropy_with_logits(logits, known, reduction="none")
-    probabilities = logits.sigmoid()
-    overlap = (probabilities * known).sum(dim=(1, 2))
-    sizes = probabilities.square().sum(dim=(1, 2)) + known.sum(dim=(1, 2))
-    ce, dice = _mean(torch.stack((pixels.mean(dim=(1, 2)), 1 - (2 * overlap + 1) / (sizes + 1)), dim=1))
+    pixels, overlap, sizes = _ObjectSums.apply(logits, truth)  # type: ignore[no-untyped-call]
+    ce, dice = _mean(torch.stack((pixels / truth.shape[1:].numel(), 1 - (2 * overlap + 1) / (sizes + 1)), dim=1))
     return (1 - dice_weight) * ce + dice_weight * dice, ce, dice
+
+
+class _ObjectSums(torch.autograd.Function):
+    """Cross-entropy, ``Σpy`` and ``Σp² + Σy²`` of each object.
+
+    The graph keeps the logits and nothing else of their size: the backward pass takes the sigmoid again, object by
+    object, and with the gradients g of the sums gives each logit
+    ``p (1 - p) (g_overlap y + 2 g_sizes p) + g_ce (p - y)``.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Float[Tensor, "objects height width"], truth: Bool[Tensor, "objects height width"]
+    ) -> tuple[Float[Tensor, " objects"], Float[Tensor, " objects"], Float[Tensor, " objects"]]:
+        """The sums, at least in single precision."""
+        ctx.save_for_backward(logits, truth)
+        kind = torch.promote_types(logits.dtype, torch.float32)
+        pixels, overlap, sizes = (torch.zeros(len(logits), dtype=kind, device=logits.device) for _ in range(3))
+        for number, (some, known) in enumerate(zip(logits, truth, strict=True)):
+            z, y = some.to(kind), known.to(kind)
+            pixels[number] = F.binary_cross_entropy_with_logits(z, y, reduction="sum")
+            p = z.sigmoid()
+            overlap[number] = (p * y).sum()
+            sizes[number] = p.square_().sum() + y.sum()
+        return pixels, overlap, sizes
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        """The gradient of the logits."""
+        logits, truth = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for some, y, given, of_pixels, of_overlap, of_sizes in zip(logits, truth, result, *grads, strict=True):
+            p = some.to(of_pixels.dtype).sigmoid()
+            d = (2 * of_sizes * p).add_(of_overlap * y).mul_(1 - p).mul_(p)
+            given.copy_(d.add_(of_pixels * p).sub_(of_pixels * y))
+        return result, None
 
 
 def quality_error(
