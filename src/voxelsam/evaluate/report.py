@@ -10,7 +10,7 @@ import numpy as np
 
 from voxelsam.errors import VoxelSamError
 from voxelsam.evaluate import figures, statistics
-from voxelsam.evaluate.render import render
+from voxelsam.evaluate.render import limits, render
 from voxelsam.evaluate.run import Reference
 from voxelsam.evaluate.scores import DEFINITIONS, RULES, CaseScore, Report
 from voxelsam.evaluate.statistics import LEVEL, Interval
@@ -52,6 +52,13 @@ class MeasureRow:
     interval: Interval
     undefined: int
     """Cases in which a mask has the class, but the measure has no value."""
+
+    def below(self, digits: int) -> list[str]:
+        """What stands below the value: its interval; the cases with a value and those without."""
+        cases, undefined = self.interval.cases, self.undefined
+        counts = [f"{cases} {'case' if cases == 1 else 'cases'}"] if cases else []
+        counts += [f"{undefined} undefined"] if undefined else []
+        return [line for line in (limits(self.interval, digits), ", ".join(counts)) if line]
 
 
 @dataclass(frozen=True)

@@ -387,7 +387,9 @@ def _pace(plan: Plan, facts: Facts) -> Iterator[tuple[str, Any, str]]:
     else:
         reason = f"{effective} stacks a step: about {PAPER_STEPS} steps an epoch as in MA-SAM, with {stacks} stacks"
     yield "train.batch", batch, reason
-    at_once = "all at once" if accumulate == 1 else f"{batch} at a time, gradients of {accumulate} added up"
+    at_once = f"{accumulate} batches a step: {batch} stacks at a time, gradients added up"
+    if accumulate == 1:
+        at_once = "one batch a step: all of its stacks at once"
     yield "train.accumulate", accumulate, at_once
 
 
