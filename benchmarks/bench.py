@@ -1,7 +1,7 @@
 """Times, peaks of memory and differences beside the official codes, transformers and MONAI: one table in one run.
 
     make bench
-    python benchmarks/bench.py --long                # ViT-L and ViT-H, 1024 pixels, and volumes at 512 too
+    python benchmarks/bench.py --long                # ViT-L and ViT-H, 1024 pixels, volumes at 512, compiled too
     python benchmarks/bench.py --only "encoder"      # rows with this in their name
 
 Random weights at real sizes; one thread; the ways of doing a piece of work take turns (A B A B), medians. The first way
@@ -12,6 +12,7 @@ of each piece of work is what the others are compared with. ``official`` restate
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import traceback
@@ -21,6 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import estimates
 import growth
 import measure
 import models
@@ -42,7 +44,18 @@ SAMPLED = 61
 """Of so many coordinates of a gradient one is compared."""
 
 PLAIN, EXACT, HALF, LEAN = "official", "voxelsam", "voxelsam bf16", "voxelsam, blocks again"
+WHOLE = "voxelsam int8"
 FIRST, NEXT = "voxelsam, first click", "voxelsam, next click"
+KEPT, ROUNDED = "features as computed", "features in half precision"
+
+SHAPES = (
+    *("step tiny 128, 5 slices, batch 4", "step vit-b 256, 3 slices"),
+    *("scan tiny 128, 5 slices", "scan vit-b 256, 5 slices, stride 5"),
+)
+"""What is estimated and measured; ``estimates.py`` has more."""
+
+WITHIN = {"seconds": 0.30, "memory": 0.15}
+"""How far estimates may be off."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +142,10 @@ def unlike(expected: np.ndarray, found: np.ndarray) -> float:
     return float((expected != found).mean())
 
 
-def predictor(setting: Setting, wanted: Wanted, precision: str = "fp32") -> Any:
+def predictor(setting: Setting, wanted: Wanted, precision: str = "fp32", **settings: Any) -> Any:
     from voxelsam.infer.predictor import Predictor
 
-    return Predictor(setting.shelf.bundle(wanted), device="cpu", precision=precision)
+    return Predictor(setting.shelf.bundle(wanted), device="cpu", precision=precision, **settings)
 
 
 def without_gradients(call: Callable[..., Any], *arguments: Any, half: bool = False) -> Callable[[], Any]:
@@ -152,6 +165,7 @@ def encoder(
     method: dict[str, object],
     depth: int,
     goals: Sequence[Goal],
+    int8: bool = False,
 ) -> list[Row]:
     """Image features of one stack, from pictures to the neck."""
     classes = 2 if method is not MA_SAM else 13
@@ -169,12 +183,50 @@ def encoder(
             ways[name] = reason or without_gradients(theirs(setting, wanted, network, attention), images)
     ways[EXACT] = without_gradients(predictor(setting, wanted).encode, images)
     ways[HALF] = without_gradients(predictor(setting, wanted, "bf16").encode, images)
+    if int8:
+        ways[WHOLE] = in_int8(setting, wanted, images)
     rows = compared(work, setting, ways, goals, relative)
     operations = len(images.flatten(0, 1)) * models.encoder_flops(VARIANTS[wanted.variant], wanted.size)
     for row, rate in zip(rows, [setting.rates["bf16" if "bf16" in row.way else "fp32"] for row in rows], strict=True):
         if row.seconds:
             speed = operations / row.seconds
-            row.note = f"{speed / 1e9:.0f} GFLOP/s for SAM's part, {speed / rate:.0%} of a matrix product"
+            part = "" if row.way == WHOLE else f", {speed / rate:.0%} of a matrix product"
+            row.note = f"{speed / 1e9:.0f} GFLOP/s for SAM's part{part}"
+    return rows
+
+
+def in_int8(setting: Setting, wanted: Wanted, images: torch.Tensor) -> Callable[[], Any] | str:
+    """The encoder in whole numbers, or why not."""
+    from voxelsam.errors import ConfigError
+
+    try:
+        return without_gradients(predictor(setting, wanted, "int8").encode, images)
+    except ConfigError as error:
+        return f"skipped: {error}"
+
+
+def compiling(work: str, setting: Setting, *, variant: str, size: int) -> list[Row]:
+    """Image features of one stack, with and without PyTorch's compiler, whose time is told beside it."""
+    from voxelsam.errors import ConfigError
+
+    wanted = Wanted(setting.variant(variant), setting.pixels(size), MA_SAM)
+    images = models.stacks(wanted.size, wanted.depth)
+    ways: dict[str, Callable[[], Any] | str] = {}
+    notes = {}
+    for precision, name in (("fp32", EXACT), ("bf16", HALF)):
+        ways[name] = without_gradients(predictor(setting, wanted, precision).encode, images)
+        compiled = without_gradients(predictor(setting, wanted, precision, compiled=True).encode, images)
+        begin = sum(os.times()[:4])
+        try:
+            compiled()
+        except ConfigError as error:
+            ways[f"{name}, compiled"] = f"skipped: {error}"
+        else:
+            ways[f"{name}, compiled"] = compiled
+            notes[f"{name}, compiled"] = f"the first call took {sum(os.times()[:4]) - begin:.0f} s"
+    rows = compared(work, setting, ways, difference=relative)
+    for row in rows:
+        row.note = notes.get(row.way, row.note)
     return rows
 
 
@@ -334,6 +386,52 @@ def prompts(work: str, setting: Setting, *, variant: str, size: int) -> list[Row
     return compared(work, setting, ways, [Goal(NEXT, "speed", 100)])
 
 
+def cache(work: str, setting: Setting, *, variant: str, size: int) -> list[Row]:
+    """What is kept of a slice for its next click, in memory and in a file, and what rounding it changes."""
+    from voxelsam.infer.embeddings import Embeddings, Store
+    from voxelsam.nn.prompt_encoder import PromptBatch
+
+    wanted = Wanted(setting.variant(variant), setting.pixels(size), SAM, 2, 1)
+    ready, scan = predictor(setting, wanted), models.scan(wanted.size, 1)
+    scale = ready.bundle.description.intensity.measure(scan.data)
+    features = ready.encode(models.stacks(wanted.size, 1))
+    centre = torch.tensor([[[wanted.size[1] / 2, wanted.size[0] / 2]]])
+    click = PromptBatch(centre, torch.ones(1, 1, dtype=torch.long))
+    rows, masks, found = [], [], []
+    for name, half in ((KEPT, False), (ROUNDED, True)):
+        folder = setting.shelf.folder / name
+        kept = Embeddings(
+            scan.data, ready.plan, scale, lambda images: features, store=Store(folder, "0" * 64), half=half
+        )
+        found.append(kept([0]))
+        masks.append(ready.decode(found[-1], click).logits[:, 1] > 0)
+        size_of_file = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        rows.append(Row(work, name, memory=kept.held, note=f"held in memory; {size_of_file / 1e6:.2f} MB in a file"))
+    whole, half = rows
+    half.less, half.difference = whole.memory / half.memory, relative(*found)
+    half.ratios = {"memory": half.less}
+    half.note += f"; {(masks[0] != masks[1]).float().mean():.4%} of the pixels change in the mask of a click"
+    half.goals = [judged(Goal(ROUNDED, "size", 2.1), half.memory / 1e6)]
+    half.goals.append(judged(Goal(ROUNDED, "difference", 3e-4), half.difference))
+    return rows
+
+
+def estimated(work: str, setting: Setting) -> list[Row]:
+    """What ``plan`` and ``predict --dry-run`` say of a few shapes, beside what these take."""
+    rows = []
+    for shape in SHAPES[::2] if setting.small else SHAPES:
+        told = estimates.measured_and_estimated(shape)
+        off = {key: told[f"{key}_estimate"] / told[key] - 1 for key in WITHIN}
+        rows.append(Row(work, shape, told["seconds"], told["memory"]))
+        rows[-1].note = f"estimated: {told['seconds_estimate']:.3g} s, {told['memory_estimate'] / 1e6:.0f} MB"
+        rows[-1].goals = [
+            f"{'time' if key == 'seconds' else key} estimated within {bar:.0%}: "
+            f"{'met' if abs(off[key]) <= bar else 'NOT MET'} ({off[key]:+.0%})"
+            for key, bar in WITHIN.items()
+        ]
+    return rows
+
+
 def start(work: str, setting: Setting) -> list[Row]:
     """Processor seconds until a command or an import is there, each in a process of its own."""
     help_ = "import sys; sys.argv = ['voxelsam', '--help']; from voxelsam.cli.app import main; main()"
@@ -401,7 +499,7 @@ def works(*, long: bool) -> dict[str, Work]:
         variant = f"sam-vit-{letter.lower()}"
         goals = [*exact, *half, *([Goal(EXACT, "memory", 4)] if size == 512 else [])] if letter == "B" else []
         found[f"encoder, MA-SAM ViT-{letter}, {size} px, {depth} slices"] = partial(
-            encoder, variant=variant, size=size, method=MA_SAM, depth=depth, goals=goals
+            encoder, variant=variant, size=size, method=MA_SAM, depth=depth, goals=goals, int8=size == 256
         )
 
     def plain_encoders(letter: str, size: int) -> None:
@@ -438,10 +536,13 @@ def works(*, long: bool) -> dict[str, Work]:
     steps("MA-SAM", MA_SAM, 512, step)
     steps("Med-SA", MED_SA, 256, [])
     found["prompts, SAM ViT-B, 1024 px"] = partial(prompts, variant="sam-vit-b", size=1024)
+    found["features kept of a slice, SAM ViT-B, 1024 px"] = partial(cache, variant="sam-vit-b", size=1024)
     found["start"] = start
+    found["estimates"] = estimated
     for of in growth.CURVES:
         found[f"growth with {of}"] = partial(grown, of=of)
     if long:
+        found["compiled encoder, MA-SAM ViT-B, 256 px, 5 slices"] = partial(compiling, variant="sam-vit-b", size=256)
         for letter in "LH":
             for size in (256, 512, 1024):
                 encoders(letter, size, 5 if size < 1024 else 1)
@@ -459,7 +560,9 @@ def works(*, long: bool) -> dict[str, Work]:
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", help="rows with this in their name; may be given again")
-    parser.add_argument("--long", action="store_true", help="ViT-L and ViT-H, 1024 pixels, and volumes at 512 too")
+    parser.add_argument(
+        "--long", action="store_true", help="ViT-L and ViT-H, 1024 pixels, volumes at 512, and compiled"
+    )
     parser.add_argument("--rounds", type=int, default=2, help="times that every way takes its turn")
     parser.add_argument("--small", action="store_true", help="tiny networks: only to see that everything runs")
     parser.add_argument("--json", type=Path, help="also write the numbers into this file")
@@ -517,7 +620,8 @@ def main(given: Sequence[str] | None = None) -> int:
     if options.json:
         told = {"measured": facts, "rates": rates, "rows": [asdict(row) for row in rows]}
         options.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    return int(failed or (not options.record and regressed(now)))
+    compare = not options.record and not options.small
+    return int(failed or (compare and regressed(now)))
 
 
 def regressed(now: Mapping[str, float]) -> bool:

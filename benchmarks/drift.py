@@ -12,13 +12,14 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from overlap import cases_of, reported
+from overlap import cases_of, models_of, reported
 
 if TYPE_CHECKING:
+    from voxelsam.bundle import Bundle
     from voxelsam.infer.predictor import Predictor
     from voxelsam.model import Segmenter
 
@@ -78,16 +79,14 @@ def features(size: int, rounds: int, *, compiled: bool) -> Iterator[dict[str, An
             yield {"method": name, "kind": kind, "error": error, "faster": middle["plain network"] / middle[kind]}
 
 
-def kinds_of(run: Path) -> "dict[str, Predictor]":
+def kinds_of(trained: "Bundle") -> "dict[str, Predictor]":
     """A trained model in every kind of arithmetic."""
-    from voxelsam import bundle as bundles
     from voxelsam.infer.predictor import Predictor
 
-    trained = bundles.load(run / "best" if (run / "best").is_dir() else run)
     return {kind: Predictor(trained, device="cpu", precision=kind) for kind in KINDS}
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, help="folders of trainings; none for random weights")
     parser.add_argument("--cases", nargs=2, type=Path, metavar=("IMAGES", "LABELS"), help="labelled cases instead")
@@ -95,11 +94,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind, without runs")
     parser.add_argument("--compile", action="store_true", help="also compiled, without runs")
     parser.add_argument("-o", "--output", type=Path, help="JSON with all of it")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
 
     import torch
 
+    from voxelsam.errors import VoxelSamError
+
     torch.set_num_threads(1)
+    try:
+        models = models_of(options.runs)
+        cases = {run: cases_of(run, options.cases) for run in options.runs}
+    except VoxelSamError as error:
+        parser.error(str(error))
     every: dict[str, Any] = {}
     if not options.runs:
         print(f"ViT-B, {options.size} × {options.size} pixels\n\n| method | arithmetic | error | times faster |")
@@ -108,8 +114,8 @@ def main() -> None:
         for row in features(options.size, options.rounds, compiled=options.compile):
             every["features"].append(row)
             print(f"| {row['method']} | {row['kind']} | {row['error']:.1e} | {row['faster']:.2f} |", flush=True)
-    for run in options.runs:
-        every[str(run)] = reported(run, kinds_of(run), cases_of(run, options.cases))
+    for run, trained in models.items():
+        every[str(run)] = reported(run, kinds_of(trained), cases[run])
     if options.output is not None:
         options.output.write_text(json.dumps(every, indent=1) + "\n")
 

@@ -69,7 +69,7 @@ def main() -> None:
         for name in shapes:
             if options.only not in f"{what} {name}":
                 continue
-            row = measured_and_estimated(what, name, options)
+            row = measured_and_estimated(f"{what} {name}", options.device, options.precision)
             rows.append(row)
             print(line(row), flush=True)
     for key, aim in (("memory", 0.15), ("seconds", 0.30)):
@@ -98,13 +98,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measured_and_estimated(what: str, name: str, options: argparse.Namespace) -> dict[str, Any]:
-    given = name, options.device, options.precision
+def measured_and_estimated(shape: str, device: str = "cpu", precision: str = "fp32") -> dict[str, Any]:
+    """Seconds and bytes of one of the shapes, ``step ...`` or ``scan ...``, and what is estimated of it."""
+    what, name = shape.split(" ", 1)
+    given = name, device, precision
     if what == "step":
-        return {"shape": f"{what} {name}", **apart(step, *given)}
+        return {"shape": shape, **apart(step, *given)}
     with tempfile.TemporaryDirectory() as folder:
         apart(shelve, name, folder)
-        return {"shape": f"{what} {name}", **apart(scan, *given, folder)}
+        return {"shape": shape, **apart(scan, *given, folder)}
 
 
 def apart(work: Callable[..., Any], *given: Any) -> Any:

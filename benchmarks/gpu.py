@@ -4,9 +4,10 @@
     python benchmarks/gpu.py --device cpu --small -o gpu.json     # only to see that everything runs
 
 Times are those of the clock with the device waited for, after a pass to warm up; medians of turns (A B A B). Memory is
-PyTorch's account. The profiler then looks at one call of each encoder: the part of the time in which no kernel ran
-(gaps between launches), the part in matrix products and in attention, and the names of the attention kernels. Work that
-no longer fits the minutes is named under ``left_out``.
+PyTorch's account. The profiler then looks at one call of each encoder: the part of the measured time in which no kernel
+ran (gaps between launches), the part of the kernels' time in matrix products and in attention, and the names of the
+attention kernels. Single precision is that, for convolutions too (no TF32). What does not fit the memory says so; work
+that no longer fits the minutes is named under ``left_out``. ``CUDA_VISIBLE_DEVICES`` chooses among several GPUs.
 """
 
 import argparse
@@ -15,7 +16,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,15 @@ import torch
 from models import MA_SAM, SAM, Shelf, Wanted
 
 from voxelsam.backbones import VARIANTS
+from voxelsam.bundle import Bundle
 
 PRECISIONS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}
 
-ATTENTION = ("flash", "fmha", "attention", "efficient", "flex", "softmax")
+ATTENTION = ("flash", "fmha", "sdpa", "attention", "efficient", "flex", "softmax")
 """Parts of the names of kernels that attend."""
 
 PRODUCTS = ("gemm", "cutlass", "nvjet", "xmma", "mm_", "::mm", "::addmm", "::bmm", "linear")
-"""Parts of the names of kernels that multiply matrices."""
+"""Parts of the names of other kernels that multiply matrices."""
 
 Ways = dict[str, Callable[[], Any]]
 
@@ -58,23 +61,43 @@ class Setting:
         """Those that make sense on the device."""
         return {name: dtype for name, dtype in PRECISIONS.items() if self.device != "cpu" or name != "fp16"}
 
-    def predictor(self, wanted: Wanted, precision: str) -> Any:
+    def predictor(self, trained: Bundle, precision: str, **settings: Any) -> Any:
         from voxelsam.infer.predictor import Predictor
 
-        return Predictor(self.shelf.bundle(wanted), device=self.device, precision=precision)
+        return Predictor(trained, device=self.device, precision=precision, **settings)
 
 
 def timed(setting: Setting, ways: Ways) -> dict[str, dict[str, Any]]:
-    """Seconds, peak and result of each way, and how many times faster than the first it is; the first call warms up."""
-    for way in ways.values():
+    """Seconds and peak of each way, and what the first is to it; the first call warms up.
+
+    What the device has no memory for is ``failed``, and the others go on.
+    """
+    failed = {name for name, way in ways.items() if not fits(way)}
+    taken = measure.in_turn(
+        {name: way for name, way in ways.items() if name not in failed}, setting.rounds, setting.device
+    )
+    first = taken.get(next(iter(ways)))
+    found: dict[str, dict[str, Any]] = {}
+    for name in ways:
+        if name in failed:
+            found[name] = {"failed": "out of memory"}
+            continue
+        one = taken[name]
+        found[name] = {"seconds": one.time, "peak": one.memory}
+        if first is not None:
+            found[name]["faster"] = first.time / one.time
+            if one is not first and one.result is not None:
+                found[name]["difference"] = unlike(first.result, one.result)
+    return found
+
+
+def fits(way: Callable[[], Any]) -> bool:
+    """Calls it; whether there was memory enough."""
+    try:
         way()
-    taken = measure.in_turn(ways, setting.rounds, setting.device)
-    first = next(iter(taken.values()))
-    return {
-        name: {"seconds": one.time, "peak": one.memory, "faster": first.time / one.time}
-        | ({"difference": unlike(first.result, one.result)} if one is not first and one.result is not None else {})
-        for name, one in taken.items()
-    }
+    except torch.OutOfMemoryError:
+        return False
+    return True
 
 
 def unlike(expected: Any, found: Any) -> float:
@@ -102,35 +125,41 @@ def encoders(setting: Setting, *, letter: str, size: int, method: dict[str, obje
         shown = (images.flatten(0, 1) - mean) / std
         ways["transformers, sdpa fp32"] = without_gradients(setting, theirs.get_image_embeddings, shown)
         ways["transformers, sdpa bf16"] = without_gradients(setting, theirs.get_image_embeddings, shown, torch.bfloat16)
+    trained = setting.shelf.bundle(wanted)
     for precision in setting.precisions():
-        ways[f"voxelsam {precision}"] = without_gradients(setting, setting.predictor(wanted, precision).encode, images)
+        ways[f"voxelsam {precision}"] = without_gradients(setting, setting.predictor(trained, precision).encode, images)
     found = timed(setting, ways)
     operations = len(images.flatten(0, 1)) * models.encoder_flops(VARIANTS[wanted.variant], wanted.size)
     for name, one in found.items():
+        if "failed" in one:
+            continue
         rate = setting.rates["fp32" if "fp32" in name else "bf16"]
         one["share_of_matrix_product"] = operations / one["seconds"] / rate
         if name.startswith("voxelsam"):
-            one["profile"] = profiled(ways[name], setting.device)
+            one["profile"] = profiled(ways[name], one["seconds"], setting.device)
     return found
 
 
 def volumes(setting: Setting, *, letter: str, size: int, slices: int) -> dict[str, Any]:
     """Labels of a whole scan; the official loop on a part of it, because its time is in proportion to the slices."""
     wanted = setting.wanted(letter, size, MA_SAM)
-    apart = replace(wanted, stride=wanted.depth)
     few = max(wanted.depth, slices // 8)
     scan, start = models.scan(wanted.size, slices), models.scan(wanted.size, few)
     network = official.Network.of(setting.shelf.segmenter(wanted)).to(setting.device)
     ways: Ways = {
         "official fp32": lambda: official.predict(network, models.planes(start), models.LOW, models.HIGH, wanted.depth)
     }
+    trained = setting.shelf.bundle(wanted)
     for precision in setting.precisions():
-        for name, chosen in (("", wanted), (", overlap 0", apart)):
-            ways[f"voxelsam {precision}{name}"] = answering(setting.predictor(chosen, precision), scan)
+        for name, stride in (("", 1), (", overlap 0", wanted.depth)):
+            ways[f"voxelsam {precision}{name}"] = answering(setting.predictor(trained, precision, stride=stride), scan)
     found = timed(setting, {name: without_result(way) for name, way in ways.items()})
-    found["official fp32"]["seconds"] *= slices / few
-    for one in found.values():
-        one["faster"] = found["official fp32"]["seconds"] / one["seconds"]
+    plain = found["official fp32"]
+    if "failed" not in plain:
+        plain["seconds"] *= slices / few
+        for one in found.values():
+            if "failed" not in one:
+                one["faster"] = plain["seconds"] / one["seconds"]
     return found
 
 
@@ -167,7 +196,8 @@ def steps(setting: Setting, *, letter: str, size: int, only_lean: bool = False) 
     found = timed(setting, ways)
     held = sum(one.nbytes for one in segmenter.parameters())
     for one in found.values():
-        one["peak_with_weights"] = None if one["peak"] is None else one["peak"] + held
+        if one.get("peak") is not None:
+            one["peak_with_weights"] = one["peak"] + held
     return found
 
 
@@ -177,9 +207,10 @@ def clicks(setting: Setting, *, letter: str, size: int) -> dict[str, Any]:
 
     wanted = setting.wanted(letter, size, SAM, classes=2, depth=1)
     scan = models.scan(wanted.size, 1)
+    trained = setting.shelf.bundle(wanted)
     found: dict[str, Any] = {}
     for precision in setting.precisions():
-        session = setting.predictor(wanted, precision).open(scan)
+        session = setting.predictor(trained, precision).open(scan)
 
         def again(session: Any = session) -> None:
             session.reset_interactions()
@@ -215,16 +246,15 @@ def answering(ready: Any, scan: Any) -> Callable[[], Any]:
     return lambda: ready(scan).labels.data
 
 
-def profiled(call: Callable[[], Any], device: str) -> dict[str, Any]:
-    """Where one call spends its time."""
+def profiled(call: Callable[[], Any], seconds: float, device: str) -> dict[str, Any]:
+    """Where one call, which takes so many seconds without the profiler, spends its time."""
     from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device != "cpu" else [])
-    start = measure.clock(device)
     with profile(activities=activities) as seen:
         call()
-        wall = measure.clock(device) - start
+        measure.clock(device)  # waits for the device
     kernels: dict[str, float] = {}
     for event in seen.key_averages():
         spent = event.self_cpu_time_total
@@ -232,37 +262,38 @@ def profiled(call: Callable[[], Any], device: str) -> dict[str, Any]:
             spent = event.self_device_time_total if event.device_type == DeviceType.CUDA else 0
         if spent:
             kernels[event.key] = kernels.get(event.key, 0.0) + spent / 1e6
+    if not kernels:
+        return {"failed": "the profiler saw no kernel: it may need more rights on this machine"}
     busy = sum(kernels.values())
-
-    def part(words: Sequence[str]) -> float:
-        return sum(spent for name, spent in kernels.items() if any(word in name.lower() for word in words)) / busy
-
     longest = sorted(kernels.items(), key=lambda item: -item[1])
+    attention = [name for name, _ in longest if any(word in name.lower() for word in ATTENTION)]
+    products = [name for name, _ in longest if any(word in name.lower() for word in PRODUCTS) and name not in attention]
     return {
-        "gaps": max(0.0, 1 - busy / wall),
-        "matrix_products": part(PRODUCTS),
-        "attention": part(ATTENTION),
-        "attention_kernels": [name for name, _ in longest if any(word in name.lower() for word in ATTENTION)][:4],
+        "gaps": max(0.0, 1 - busy / seconds),
+        "matrix_products": sum(kernels[name] for name in products) / busy,
+        "attention": sum(kernels[name] for name in attention) / busy,
+        "attention_kernels": attention[:4],
         "longest": [{"kernel": name[:120], "part": spent / busy} for name, spent in longest[:8]],
     }
 
 
 def works() -> dict[str, Callable[[Setting], dict[str, Any]]]:
-    """By name, what matters most first."""
+    """By name, what has a goal first."""
     found: dict[str, Callable[[Setting], dict[str, Any]]] = {}
-    for letter, size in (("B", 512), ("H", 1024), ("B", 1024), ("H", 512)):
-        method = MA_SAM if size == 512 else SAM
-        found[f"encoder, {'MA-SAM' if method is MA_SAM else 'SAM'} ViT-{letter}, {size} px"] = (
-            lambda setting, letter=letter, size=size, method=method: encoders(
-                setting, letter=letter, size=size, method=method
-            )
-        )
+
+    def encoder(name: str, letter: str, size: int, method: dict[str, object]) -> None:
+        found[f"encoder, {name} ViT-{letter}, {size} px"] = partial(encoders, letter=letter, size=size, method=method)
+
+    encoder("SAM", "H", 1024, SAM)
+    encoder("SAM", "B", 1024, SAM)
     found["volume, MA-SAM ViT-B, 512 px, 80 slices"] = lambda setting: volumes(
         setting, letter="B", size=512, slices=10 if setting.small else 80
     )
-    found["training step, MA-SAM ViT-B, 512 px"] = lambda setting: steps(setting, letter="B", size=512)
-    found["training step, MA-SAM ViT-H, 512 px"] = lambda setting: steps(setting, letter="H", size=512, only_lean=True)
-    found["clicks, SAM ViT-B, 1024 px"] = lambda setting: clicks(setting, letter="B", size=1024)
+    found["training step, MA-SAM ViT-H, 512 px"] = partial(steps, letter="H", size=512, only_lean=True)
+    encoder("MA-SAM", "B", 512, MA_SAM)
+    found["training step, MA-SAM ViT-B, 512 px"] = partial(steps, letter="B", size=512)
+    encoder("MA-SAM", "H", 512, MA_SAM)
+    found["clicks, SAM ViT-B, 1024 px"] = partial(clicks, letter="B", size=1024)
     return found
 
 
@@ -270,21 +301,20 @@ def goals(done: dict[str, Any]) -> dict[str, str]:
     """What the GPU should reach, and what it did."""
 
     def share(work: str) -> float | None:
-        found = done.get(work, {}).get("voxelsam bf16")
-        return found and found["share_of_matrix_product"]
+        return done.get(work, {}).get("voxelsam bf16", {}).get("share_of_matrix_product")
 
-    volume = done.get("volume, MA-SAM ViT-B, 512 px, 80 slices", {}).get("voxelsam bf16")
-    step = done.get("training step, MA-SAM ViT-H, 512 px", {}).get("voxelsam bf16, blocks again")
+    volume = done.get("volume, MA-SAM ViT-B, 512 px, 80 slices", {}).get("voxelsam bf16", {}).get("faster")
+    step = done.get("training step, MA-SAM ViT-H, 512 px", {}).get("voxelsam bf16, blocks again", {})
     reached = {
         "ViT-H at 1024 px: 45 % of the bf16 matrix product": (share("encoder, SAM ViT-H, 1024 px"), 0.45),
         "ViT-B at 1024 px: 30 % of the bf16 matrix product": (share("encoder, SAM ViT-B, 1024 px"), 0.30),
-        "volume in bf16: 10 times the official loop": (volume and volume["faster"], 10.0),
+        "volume in bf16: 10 times the official loop": (volume, 10.0),
     }
     told = {
         words: "not measured" if value is None else f"{'met' if value >= bar else 'NOT MET'} ({value:.2f})"
         for words, (value, bar) in reached.items()
     }
-    memory = step and step["peak_with_weights"]
+    memory = step.get("peak_with_weights")
     words = "a training step of ViT-H in 16 GB"
     told[words] = f"{'met' if memory <= 16e9 else 'NOT MET'} ({memory / 1e9:.1f} GB)" if memory else "not measured"
     return told
@@ -293,7 +323,7 @@ def goals(done: dict[str, Any]) -> dict[str, str]:
 def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, default=Path("gpu.json"))
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--minutes", type=float, default=8.0, help="no work begins after so many")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--small", action="store_true", help="tiny networks: only to see that everything runs")
@@ -303,6 +333,7 @@ def main(given: Sequence[str] | None = None) -> int:
         parser.error("there is no GPU that PyTorch can use; --device cpu --small shows that everything runs")
     if not any(options.only in name for name in works()):
         parser.error(f"no work has {options.only!r} in its name; there are:\n  " + "\n  ".join(works()))
+    torch.backends.cudnn.allow_tf32 = False
     begin = time.monotonic()
     told: dict[str, Any] = {"measured": measure.machine(options.device), "works": {}, "left_out": [], "failed": {}}
     told["matrix_product"] = measure.matrix_rates(options.device)

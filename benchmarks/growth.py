@@ -28,6 +28,9 @@ PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "growth.png"
 SLICE_SIZE = 256
 """Pixels of the scans that get longer."""
 
+STEEP = 4.0
+"""Growth beyond which a logarithmic axis shows more."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -170,28 +173,45 @@ def encoding(ready: Any, images: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def draw(told: dict[str, Any], path: Path) -> None:
-    """One panel per curve: time with the dotted line of the work, and memory where it was read."""
+    """One panel per curve: time with the dotted line of the work, and memory where it was read.
+
+    Times that grow more than ``STEEP`` times stand on a logarithmic axis, others on one from zero.
+    """
     import matplotlib as mpl
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, StrMethodFormatter
 
     figure, panels = plt.subplots(2, 4, figsize=(12, 5.2), layout="constrained")
     for column, (name, curve) in enumerate(told["curves"].items()):
         points = [Point(**point) for point in curve["points"]]
         at = [point.at for point in points]
         time, memory = panels[0, column], panels[1, column]
-        time.plot(at, [point.seconds for point in points], "o-", color="#2f6fb7")
-        ideal = [points[0].seconds * point.ideal / points[0].ideal for point in points]
-        time.plot(at, ideal, ":", color="#555555")
-        time.set(xscale="log", yscale="log", title=name)
-        memory.plot(at, [(point.memory or 0) / 1e6 for point in points], "o-", color="#e0662f")
-        memory.set(xscale="log", xlabel=curve["axis"])
-        memory.set_ylim(bottom=0)
+        seconds = [point.seconds for point in points]
+        ideal = [seconds[0] * point.ideal / points[0].ideal for point in points]
+        time.plot(at, seconds, "o-", color="#2f6fb7", label="measured")
+        time.plot(at, ideal, ":", color="#555555", label="in proportion to the work")
+        time.set(title=name)
+        steep = max(seconds + ideal) > STEEP * min(seconds + ideal)
+        if steep:
+            time.set(yscale="log")
+            time.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            time.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        else:
+            time.set_ylim(0, 1.1 * max(seconds + ideal))
+        read = [(point.at, point.memory / 1e6) for point in points if point.memory is not None]
+        if read:
+            memory.plot(*zip(*read, strict=True), "o-", color="#e0662f")
+            memory.set_ylim(0, 1.1 * max(one for _, one in read))
+        memory.set(xlabel=curve["axis"])
         for panel in (time, memory):
+            panel.set_xscale("log")
             panel.set_xticks(at, [f"{value:g}" for value in at])
-            panel.minorticks_off()
+            panel.xaxis.minorticks_off()
+            panel.yaxis.minorticks_off()
             panel.grid(alpha=0.3)
+    panels[0, 0].legend(frameon=False, fontsize=8)
     panels[0, 0].set_ylabel("processor seconds")
     panels[1, 0].set_ylabel("peak memory, MB")
     facts = told["measured"]

@@ -14,30 +14,50 @@ import argparse
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
+    from voxelsam.bundle import Bundle
     from voxelsam.infer.predictor import Predictor
     from voxelsam.volumes.labels import Labels
 
 
-def ways(bundle: Path) -> "dict[str, Predictor]":
-    """The model for every overlap, from that of the papers downwards, and in a single pass."""
+def models_of(runs: list[Path]) -> "dict[Path, Bundle]":
+    """The model of each training, or the bundle itself.
+
+    Raises:
+        ConfigError: one has no answer without prompts.
+        WeightsError: one is neither.
+    """
     from voxelsam import bundle as bundles
+    from voxelsam.errors import ConfigError
+
+    found = {run: bundles.load(run / "best" if (run / "best").is_dir() else run) for run in runs}
+    for run, trained in found.items():
+        if not trained.description.prompts.free:
+            raise ConfigError(
+                f"{run} was trained with prompts only, and these are ways to segment whole scans without prompts: "
+                "leave it out, or take a model that was trained with prompts.free above 0"
+            )
+    return found
+
+
+def ways(trained: "Bundle") -> "dict[str, Predictor]":
+    """The model for every overlap, from that of the papers downwards, and in a single pass."""
     from voxelsam.errors import ConfigError
     from voxelsam.infer.predictor import Predictor
 
-    trained = bundles.load(bundle)
     depth = trained.description.stack.depth
     strides = sorted({1, 2, 3, 4, 5, 6, 8, 12, 16, 24, depth} & set(range(1, depth + 1)))
     found = {f"overlap {depth - stride}": Predictor(trained, device="cpu", stride=stride) for stride in strides}
     try:
         found["single pass"] = Predictor(trained, device="cpu", single_pass=True)
     except ConfigError as error:
-        print(f"{bundle}: {error}")
+        print(f"no single pass: {error}")
     return found
 
 
@@ -132,20 +152,26 @@ def show(run: Path, rows: list[dict[str, Any]]) -> None:
         )
 
 
-def main() -> None:
+def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of trainings, or bundles with --cases")
     parser.add_argument("--cases", nargs=2, type=Path, metavar=("IMAGES", "LABELS"), help="labelled cases instead")
     parser.add_argument("-o", "--output", type=Path, help="JSON with all of it")
-    options = parser.parse_args()
+    options = parser.parse_args(given)
 
     import torch
 
+    from voxelsam.errors import VoxelSamError
+
     torch.set_num_threads(1)
     every = {}
-    for run in options.runs:
-        models = ways(run / "best" if (run / "best").is_dir() else run)
-        every[str(run)] = reported(run, models, cases_of(run, options.cases))
+    try:
+        models = models_of(options.runs)
+        cases = {run: cases_of(run, options.cases) for run in options.runs}
+    except VoxelSamError as error:
+        parser.error(str(error))
+    for run, trained in models.items():
+        every[str(run)] = reported(run, ways(trained), cases[run])
         if options.output is not None:
             options.output.write_text(json.dumps(every, indent=1) + "\n")
 

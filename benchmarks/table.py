@@ -14,7 +14,10 @@ BEGIN, END = "<!-- begin: python benchmarks/bench.py --docs -->", "<!-- end -->"
 
 @dataclass(frozen=True)
 class Goal:
-    """What a way of doing the work should reach: ``speed`` or ``memory`` times, ``difference`` or ``equal`` labels."""
+    """What a way of doing the work should reach.
+
+    ``speed`` or ``memory`` times, ``difference`` or ``equal`` labels, or a ``size`` in MB.
+    """
 
     way: str
     of: str
@@ -50,11 +53,13 @@ def judged(goal: Goal, reached: float | None) -> str:
         "memory": f"≥ {goal.bar:g} × less memory{beside}",
         "difference": f"difference ≤ {goal.bar:.1e}",
         "equal": f"equal labels ≥ {goal.bar:.2%}",
+        "size": f"≤ {goal.bar:g} MB",
     }[goal.of]
     if reached is None:
         return f"{words}: not measured"
-    met = reached <= goal.bar if goal.of == "difference" else reached >= goal.bar
-    shown = {"difference": f"{reached:.1e}", "equal": f"{reached:.4%}"}.get(goal.of, f"{reached:.2f} ×")
+    met = reached <= goal.bar if goal.of in ("difference", "size") else reached >= goal.bar
+    told = {"difference": f"{reached:.1e}", "equal": f"{reached:.4%}", "size": f"{reached:.2f} MB"}
+    shown = told.get(goal.of, f"{reached:.2f} ×")
     return f"{words}: {'met' if met else 'NOT MET'} ({shown})"
 
 
@@ -66,7 +71,7 @@ def cells(row: Row) -> list[str]:
     shown = [row.work, row.way]
     shown.append("" if row.seconds is None else f"{row.seconds:.3g}")
     shown.append("" if row.speed is None else f"{row.speed:.2f}")
-    shown.append("" if row.memory is None else f"{row.memory / 1e6:.0f}")
+    shown.append("" if row.memory is None else f"{row.memory / 1e6:.{0 if row.memory >= 10e6 else 2}f}")
     shown.append("" if row.less is None else f"{row.less:.1f}")
     shown.append("" if row.difference is None else f"{row.difference:.1e}")
     return [*shown, "; ".join(row.goals), row.note]

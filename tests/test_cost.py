@@ -8,6 +8,9 @@ from torch import nn
 
 from voxelsam import cost
 from voxelsam.cost import Setup, count
+from voxelsam.model import Segmenter
+from voxelsam.nn.prepared import Arithmetic
+from voxelsam.nn.products import Plain
 
 MA_SAM = json.dumps({"name": "ma_sam", "rank": 4, "width": 16})
 SETUP = Setup("sam-tiny", MA_SAM, classes=3, size=(32, 32), depth=3)
@@ -86,13 +89,15 @@ def test_a_stack_is_its_slices_embedded_then_encoded_then_decoded() -> None:
     whole = found.stack(3)
     assert whole.flops == 3 * found.embed.flops + found.encode.flops + 3 * found.decode.flops
     assert whole.peak == max(found.embed.peak, found.encode.peak, found.decode.peak)
-    segmenter = SETUP.segmenter().eval()
+    plain, segmenter = SETUP.segmenter().eval(), SETUP.segmenter().eval()
+    segmenter.ready(Arithmetic(torch.float32, Plain))
 
-    def run() -> None:
+    def run(network: Segmenter) -> None:
         with torch.no_grad():
-            segmenter(torch.empty(1, 3, 3, 32, 32, device="meta")).softmax(2)
+            network(torch.empty(1, 3, 3, 32, 32, device="meta")).softmax(2)
 
-    assert whole.flops == pytest.approx(count(run).flops, rel=0.01)
+    assert whole.flops == pytest.approx(count(lambda: run(segmenter)).flops, rel=0.01)
+    assert whole.flops < count(lambda: run(plain)).flops
 
 
 def test_a_device_has_a_speed() -> None:

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import flop_registry
 
 from voxelsam import adapt, backbones
 from voxelsam.model import Segmenter
-from voxelsam.nn.prepared import Arithmetic, ready
+from voxelsam.nn.prepared import Arithmetic
 from voxelsam.nn.products import Plain, Quantised, fastest
 from voxelsam.nn.vit import SamEncoder
 
@@ -348,20 +348,12 @@ def passes(setup: Setup) -> Passes:
 
 def _ready(setup: Setup) -> tuple[Segmenter, str]:
     """The networks of prediction, and the precision in which autocast computes beside what is in them already."""
-    segmenter = setup.segmenter().eval()
-    adaptation = segmenter.adaptation
-    if isinstance(adaptation.encoder, adapt.Foldable):
-        with torch.device("meta"):
-            segmenter = Segmenter(segmenter.backbone, adapt.merged(adaptation, segmenter.backbone), draws=setup.draws)
-        adaptation = segmenter.adaptation
-    encoder = segmenter.image_encoder
-    if not isinstance(encoder, SamEncoder):
-        return segmenter.eval(), setup.precision
-    numbers = HALF.get(setup.precision, torch.float32)
-    inside = Arithmetic(numbers, Plain)
-    ready(encoder.blocks, inside)
-    ready(adaptation.encoder, inside)
-    return segmenter.eval(), "fp32"
+    with torch.device("meta"):
+        segmenter = setup.segmenter().eval().folded().eval()
+    if not isinstance(segmenter.image_encoder, SamEncoder):
+        return segmenter, setup.precision
+    segmenter.ready(Arithmetic(HALF.get(setup.precision, torch.float32), Plain))
+    return segmenter, "fp32"
 
 
 def _bytes(tensors: Sequence[Tensor]) -> int:
@@ -384,7 +376,7 @@ class Speed:
         return work.flops / self.flops + work.moved / self.moved + work.calls * self.call
 
 
-IN_TRAINING, IN_PREDICTION = (7.5, 30.0), (5.0, 30.0)
+IN_TRAINING, IN_PREDICTION = (7.5, 30.0), (3.0, 30.0)
 """On a processor, how many times slower than in the small test bytes are moved and operations begin in a real step:
 there tensors do not fit into the cache, lie in other orders, and come through layers (fitted to
 ``benchmarks/estimates.py``; products of matrices needed no factor)."""

@@ -11,11 +11,13 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from voxelsam.adapt import Adaptation
+from voxelsam.adapt import Adaptation, Foldable, merged
 from voxelsam.errors import ConfigError
 from voxelsam.nn.backbone import Backbone
-from voxelsam.nn.decoder import Scores
+from voxelsam.nn.decoder import MaskDecoder, Scores
 from voxelsam.nn.drawing import drawn
+from voxelsam.nn.prepared import Arithmetic, ready
+from voxelsam.nn.prepared_decoder import ready_decoder, ready_prompt_encoder
 from voxelsam.nn.prompt_encoder import PromptBatch
 from voxelsam.nn.seam import Embeds, Meeting, Stack
 
@@ -70,6 +72,28 @@ class Segmenter(nn.Module):
     def image_encoder(self) -> nn.Module:
         """The one that computes: the adaptation's own, or the frozen backbone's."""
         return self.adaptation.image_encoder or self.backbone.image_encoder
+
+    def folded(self) -> "Segmenter":
+        """The same function with low-rank increments added into the encoder's weights, where the method has any."""
+        if not isinstance(self.adaptation.encoder, Foldable):
+            return self
+        adaptation = merged(self.adaptation, self.backbone)
+        return Segmenter(self.backbone, adaptation, draws=self.draws).to(self.mean.device)
+
+    def ready(self, arithmetic: Arithmetic) -> None:
+        """Makes SAM's networks, and what the method does in them, ready for prediction.
+
+        Their modules are used up (``voxelsam.nn.prepared``, ``voxelsam.nn.prepared_decoder``): this is for a frozen
+        copy in evaluation mode, on the device where it will be used.
+
+        Args:
+            arithmetic: in what the blocks of the image encoder shall compute.
+        """
+        ready(self.image_encoder.get_submodule("blocks"), arithmetic)
+        ready(self.adaptation.encoder, arithmetic)
+        if isinstance(self.adaptation.decoder, MaskDecoder):
+            ready_decoder(self.adaptation.decoder)
+        ready_prompt_encoder(self.adaptation.prompt_encoder or self.backbone.prompt_encoder)
 
     @property
     def mask_size(self) -> tuple[int, int]:

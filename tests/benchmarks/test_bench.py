@@ -3,6 +3,7 @@
 import json
 
 import bench
+import estimates
 import growth
 import measure
 import peers
@@ -10,6 +11,9 @@ import pytest
 import table
 import torch
 from table import Goal, Row
+
+from voxelsam.backbones import VARIANTS
+from voxelsam.errors import ConfigError
 
 FACTS = {"machine": "here", "date": "2026-01-01"}
 
@@ -151,11 +155,86 @@ def test_rows_run_at_tiny_sizes_and_agree_with_the_official_code(setting, name, 
     assert found[bench.EXACT].difference < difference
     assert found[bench.EXACT].ratios["speed"] == found[bench.PLAIN].seconds / found[bench.EXACT].seconds
     assert all(len(table.cells(row)) == len(table.HEAD) for row in rows)
+    if "encoder" in name:
+        assert 1e-5 < found[bench.WHOLE].difference < 5e-2
+        assert "GFLOP/s" in found[bench.WHOLE].note
+        assert "of a matrix product" not in found[bench.WHOLE].note
+
+
+def test_where_int8_is_not_possible_the_row_says_so(setting, monkeypatch):
+    def refused(*given, **settings):
+        raise ConfigError("this processor cannot multiply in int8")
+
+    monkeypatch.setattr(bench, "predictor", refused)
+    wanted = bench.Wanted("sam-tiny", (32, 32), bench.MA_SAM)
+    assert bench.in_int8(setting, wanted, torch.zeros(1)) == "skipped: this processor cannot multiply in int8"
+
+
+def test_a_compiled_encoder_tells_the_compiler_s_time_or_why_there_is_none(setting, monkeypatch):
+    """The compiler takes minutes: here it gives the first function back, and does not work for the second."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    seen = []
+
+    def compiled(function, **options):
+        seen.append(function)
+        return function if len(seen) == 1 else broken
+
+    def broken(*given):
+        raise TorchDynamoException("no C++ compiler")
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    name = "compiled encoder, MA-SAM ViT-B, 256 px, 5 slices"
+    assert name not in bench.works(long=False)
+    found = {row.way: row for row in bench.works(long=True)[name](name, setting)}
+    exact, half = found[f"{bench.EXACT}, compiled"], found[f"{bench.HALF}, compiled"]
+    assert exact.difference < 1e-5
+    assert exact.note.startswith("the first call took ")
+    assert not found[bench.EXACT].note
+    assert found[bench.HALF].seconds > 0
+    assert half.seconds is None
+    assert half.note.startswith("skipped: --compile does not work here (no C++ compiler)")
+
+
+def test_what_is_kept_of_a_slice_is_halved_and_hardly_changed(setting):
+    name = "features kept of a slice, SAM ViT-B, 1024 px"
+    whole, half = bench.works(long=False)[name](name, setting)
+    tiny = VARIANTS["sam-tiny"]
+    numbers = tiny.decoder_dim * (setting.pixels(1024)[0] // tiny.patch) ** 2
+    assert (whole.memory, half.memory) == (4 * numbers, 2 * numbers)
+    assert half.ratios == {"memory": 2.0}
+    assert 1e-6 < half.difference < 3e-4
+    assert [goal.split(": ")[1][:3] for goal in half.goals] == ["met", "met"]
+    assert whole.note == "held in memory; 0.26 MB in a file"
+
+
+def test_estimates_are_judged(setting, monkeypatch):
+    told = {"seconds": 2.0, "seconds_estimate": 2.7, "memory": 100e6, "memory_estimate": 90e6}
+    monkeypatch.setattr(estimates, "measured_and_estimated", lambda shape: told)
+    rows = bench.works(long=False)["estimates"]("estimates", setting)
+    assert [row.way for row in rows] == list(bench.SHAPES[::2])
+    assert rows[0].goals == ["time estimated within 30%: NOT MET (+35%)", "memory estimated within 15%: met (-10%)"]
+    assert rows[0].note == "estimated: 2.7 s, 90 MB"
+    assert not rows[0].ratios
+
+
+def test_every_shape_that_is_estimated_exists():
+    known = [f"step {name}" for name in estimates.STEPS] + [f"scan {name}" for name in estimates.SCANS]
+    assert set(bench.SHAPES) <= set(known)
+
+
+def test_a_shape_is_measured_and_estimated():
+    told = estimates.measured_and_estimated("step tiny 128, 5 slices, blocks again")
+    assert told["shape"] == "step tiny 128, 5 slices, blocks again"
+    assert 0.1 < told["seconds_estimate"] / told["seconds"] < 10
+    assert 0.1 < told["memory_estimate"] / told["memory"] < 10
 
 
 @pytest.mark.parametrize(
     ("goal", "reached", "said"),
     [
+        (Goal("x", "size", 2.1), 2.097152, "≤ 2.1 MB: met (2.10 MB)"),
+        (Goal("x", "size", 2.1), 2.2, "≤ 2.1 MB: NOT MET (2.20 MB)"),
         (Goal("x", "speed", 3), 2.99, "≥ 3 × faster: NOT MET (2.99 ×)"),
         (Goal("x", "speed", 3, "y"), 3.0, "≥ 3 × faster than y: met (3.00 ×)"),
         (Goal("x", "difference", 5e-6), 4e-6, "difference ≤ 5.0e-06: met (4.0e-06)"),
@@ -182,6 +261,19 @@ def test_the_peak_of_a_call_is_seen_and_not_that_of_the_one_before():
         pytest.skip("the system does not tell the peak")
     assert 190e6 < taken["large"].memory < 260e6
     assert taken["small"].memory < 30e6
+
+
+def test_small_amounts_of_memory_are_shown():
+    shown = [table.cells(Row("w", "x", memory=memory))[4] for memory in (2_097_152, 9.99e6, 10e6, 136.4e6)]
+    assert shown == ["2.10", "9.99", "10", "136"]
+
+
+def test_tiny_networks_are_not_compared_with_what_was_recorded(recorded, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "matrix_rates", lambda device: {"fp32": 1e9, "bf16": 1e9})
+    row = Row("a", "voxelsam", ratios={"speed": 0.1})
+    monkeypatch.setattr(bench, "works", lambda *, long: {"a": lambda name, setting: [row]})
+    assert bench.main(["--small"]) == 0
+    assert "WORSE" not in capsys.readouterr().out
 
 
 def test_operations_leave_out_what_fills_windows_up():

@@ -49,6 +49,50 @@ def test_when_the_minutes_are_over_the_rest_is_named(tmp_path):
     assert found["left_out"] == list(gpu.works())
 
 
+def test_what_does_not_fit_the_memory_is_named_and_the_others_go_on(tmp_path):
+    def much():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    setting = gpu.Setting(gpu.Shelf(tmp_path), "cpu", 1, True, {})
+    ones = torch.ones(2)
+    found = gpu.timed(setting, {"official": lambda: ones, "large": much, "small": lambda: 2 * ones})
+    assert found["large"] == {"failed": "out of memory"}
+    assert found["small"]["difference"] == 1.0
+    assert found["small"]["faster"] > 0
+    found = gpu.timed(setting, {"official": much, "small": lambda: ones})
+    assert set(found["small"]) == {"seconds", "peak"}
+
+
+def test_goals_of_what_did_not_fit_are_not_measured():
+    failed = {
+        name: {way: {"failed": "out of memory"} for way in ("voxelsam bf16", "voxelsam bf16, blocks again")}
+        for name in gpu.works()
+    }
+    assert set(gpu.goals(failed).values()) == {"not measured"}
+
+
+def test_a_profile_without_kernels_says_so():
+    assert gpu.profiled(lambda: None, 1.0, "cpu") == {
+        "failed": "the profiler saw no kernel: it may need more rights on this machine"
+    }
+
+
+def test_gaps_are_told_of_the_time_without_the_profiler():
+    x = torch.ones(300, 300)
+    seen = gpu.profiled(lambda: x @ x, 1000.0, "cpu")
+    assert seen["gaps"] > 0.99
+    assert seen["matrix_products"] + seen["attention"] <= 1.0001
+    assert gpu.profiled(lambda: x @ x, 1e-9, "cpu")["gaps"] == 0
+
+
+def test_kernels_of_attention_are_no_plain_products(monkeypatch):
+    monkeypatch.setattr(gpu, "ATTENTION", ("mm",))
+    x = torch.ones(300, 300)
+    seen = gpu.profiled(lambda: x @ x, 1.0, "cpu")
+    assert seen["attention"] > 0.3
+    assert seen["matrix_products"] + seen["attention"] <= 1.0001
+
+
 def test_work_that_fails_is_named(tmp_path, monkeypatch):
     def broken(setting):
         raise RuntimeError("out of memory")

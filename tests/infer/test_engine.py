@@ -15,9 +15,11 @@ from voxelsam import adapt, backbones, bundle
 from voxelsam.bundle import AugmentLearnt, Bundle
 from voxelsam.errors import ConfigError
 from voxelsam.infer import engine
+from voxelsam.infer import predictor as module
 from voxelsam.infer.ensemble import Ensemble
 from voxelsam.infer.predictor import Predictor, filling
 from voxelsam.model import Segmenter
+from voxelsam.nn.decoder import Scores
 from voxelsam.space.grid import Grid
 from voxelsam.stacks.cut import cut
 from voxelsam.stacks.frame import scores_to_slice
@@ -147,6 +149,41 @@ def test_an_ensemble_is_the_mean_of_plain_answers() -> None:
     assert found is not None
     turned = members[0].placement(volume).bring(found)
     assert np.abs(turned - expected.numpy()).max() <= 0.51
+
+
+def test_and_where_scores_of_one_slice_fill_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(module.SCORES, "cpu", 1)
+    together, decode = [], Segmenter.decode
+
+    def watched(self: Segmenter, features: Tensor, prompts: None = None) -> Scores:
+        together.append(len(features))
+        return decode(self, features, prompts)
+
+    monkeypatch.setattr(Segmenter, "decode", watched)
+    for stride in (1, 3):
+        predictor = Predictor(made(), device="cpu", stride=stride)
+        list(predictor.slices(predictor.placement(scan()).bring(scan().data)))
+        assert set(together) == {1}
+        compare(predictor, scan())
+        together.clear()
+
+
+def test_probabilities_are_not_copied_on_their_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take the place of the logits, and a slice that one stack shows, in its own size, is handed through."""
+    predictor = Predictor(made(), device="cpu", stride=3)
+    places, decode = [], Segmenter.decode
+
+    def kept(self: Segmenter, features: Tensor, prompts: None = None) -> Scores:
+        scores = decode(self, features, prompts)
+        places.append(scores.logits.untyped_storage().data_ptr())
+        return scores
+
+    monkeypatch.setattr(Segmenter, "decode", kept)
+    height, width = SIZE
+    data = np.random.default_rng(1).normal(40, 70, (1, width, height, 6)).astype(np.float32)
+    for answer in predictor.slices(data):
+        assert answer.views.untyped_storage().data_ptr() in places
+        torch.testing.assert_close(answer.views.sum(1), torch.ones(1, height, width))
 
 
 # What is done once

@@ -12,14 +12,16 @@ from torch._dynamo.exc import BackendCompilerFailed
 
 from voxelsam import adapt
 from voxelsam.adapt._whole import Input, Whole, adaptation
+from voxelsam.cost import Meter
 from voxelsam.errors import ConfigError
 from voxelsam.infer import prepare as module
 from voxelsam.infer.prepare import Autocast, prepare, products
 from voxelsam.model import Segmenter
+from voxelsam.nn import attention, chunked, prepared
 from voxelsam.nn import products as ways
 from voxelsam.nn.backbone import Backbone, Variant
 from voxelsam.nn.no_backbone import NoBackbone
-from voxelsam.nn.products import Packed, Plain, Quantised
+from voxelsam.nn.products import Packed, Plain, Product, Quantised
 from voxelsam.nn.prompt_encoder import PromptBatch
 
 VARIANT = Variant(
@@ -95,6 +97,45 @@ def test_in_single_precision_it_is_the_same(plain: Segmenter, product: str) -> N
 
 
 @torch.inference_mode()
+@pytest.mark.parametrize("tokens", [20, 130])
+def test_so_it_is_in_parts(plain: Segmenter, product: str, tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 tokens are less than a row of windows, which is 36, and than a picture, which is 63; 130 are two pictures."""
+    monkeypatch.setattr(prepared, "WIDE", tokens)
+    monkeypatch.setattr(prepared, "NARROW", 5)
+    made, images = prepare(plain), stacks(plain, batch=1)
+    assert off(made.encode(images), plain.encode(images)) < 1e-5
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_parts_are_no_other_numbers(precision: module.Precision, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, images = prepare(segmenter("ma_sam"), precision), stacks(segmenter("ma_sam"))
+    together = made.encode(images)
+    monkeypatch.setattr(prepared, "WIDE", 20)
+    monkeypatch.setattr(attention, "TOGETHER", 1)
+    assert off(made.encode(images), together) < 5e-3
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 8.5), ("bf16", 10.0)])
+def test_little_is_held_beside_the_residual_stream(
+    precision: module.Precision, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Itself, queries, keys and values of a picture, what is seen: five times the stream. The rest are the logits of a
+    row of tokens, and what fused attention wants of one head."""
+    monkeypatch.setattr(module, "fastest", lambda *_: Plain)
+    monkeypatch.setattr(prepared, "WIDE", 64)
+    monkeypatch.setattr(chunked, "CHUNK", {"cpu": 1 << 12})
+    monkeypatch.setattr(attention, "TOGETHER", 1)
+    plain = segmenter("lora", image_size=(256, 256))
+    made, meter = prepare(plain, precision), Meter()
+    tokens = made.embed(stacks(plain, batch=1, depth=1)[0])
+    with meter:
+        made.encode_embedded(tokens[None])
+    assert meter.peak < most * tokens.nbytes
+
+
+@torch.inference_mode()
 def test_so_it_is_at_the_shape_of_vit_b() -> None:
     """256 × 256 pixels: windows of 14 in 16 × 16 tokens."""
     shape = {"dim": 768, "heads": 12, "depth": 2, "window": 14, "patch": 16, "image_size": (256, 256)}
@@ -141,11 +182,12 @@ def test_the_stream_is_in_single_precision_and_linear_layers_are_in_half() -> No
     block = made.backbone.image_encoder.blocks[1]
     block.norm1.register_forward_hook(lambda _, given, result: seen.append((given[0].dtype, result.dtype)))
     block.register_forward_hook(lambda _, given, result: seen.append((given[1].dtype, result.dtype)))
-    block.attn.register_forward_hook(lambda _, given, result: seen.append((given[0].dtype, result.dtype)))
+    block.norm2.register_forward_hook(lambda _, given, result: seen.append((given[0].dtype, result.dtype)))
     with torch.inference_mode():
         made.encode(stacks(made))
     half, single = torch.bfloat16, torch.float32
-    assert seen == [(single, half), (half, half), (single, single)]
+    assert seen == [(single, half), (single, half), (single, single)]
+    assert {part.gives for part in block.modules() if isinstance(part, Product)} == {half}
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])

@@ -164,7 +164,7 @@ def tallied(*slices: Tensor) -> dict[str, float | None]:
     tally = Tally(slices[0].shape[1], len(slices[0]))
     for views in slices:
         mean = views.mean(0)
-        tally.add(views, mean, mean.argmax(0).to(torch.uint8).numpy())
+        tally.add(views, mean, mean.amax(0), mean.argmax(0).to(torch.uint8).numpy())
     return vars(tally.structures([None], ["disc"])["disc"])
 
 

@@ -37,8 +37,13 @@ def test_the_product_of_any_tokens(
     wanted = exact(x, weight, bias, gelu=gelu)
     y = made(x)
     assert y.shape == (3, 5, 7, 40)
-    assert y.dtype == dtype
+    assert y.dtype == made.gives == dtype
     assert float((y - wanted).norm() / wanted.norm()) < most
+    room = made.room(200)
+    place = None if room is None else room[:105]
+    again = made.at(x.flatten(0, -2), place)
+    assert (again is place) == (product is Plain)
+    assert float((again - wanted.flatten(0, -2)).norm() / wanted.norm()) < most
 
 
 @torch.inference_mode()

@@ -158,3 +158,11 @@ def test_a_stack_of_another_depth_is_refused() -> None:
 def test_a_volume_without_slices_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one slice"):
         Merger(0, StackPlan())
+
+
+def test_a_slice_of_one_stack_is_given_out_without_a_copy() -> None:
+    merger = Merger(3, StackPlan(depth=3, stride=3))
+    stack = torch.rand(3, 2, 4, 5)
+    merger.add(0, stack)
+    for index, scores in merger.done():
+        assert scores.data_ptr() == stack[index].data_ptr()

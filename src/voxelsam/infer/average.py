@@ -73,10 +73,11 @@ def average(
     kept = np.empty((labels.count - 1 if probabilities else 0, *data.shape[1:]), np.uint8)
     tally, work = Tally(labels.count, sum(len(member.views) for member in members)), Work()
     for number, answers in enumerate(zip(*(member.slices(data, work) for member in members), strict=True)):
-        views = torch.cat([answer.views for answer in answers])
-        mean = views.mean(0)
-        mask = mean.argmax(0).to(torch.uint8).numpy(force=True)
-        tally.add(views, mean, mask, _estimate(answers))
+        views = answers[0].views if len(answers) == 1 else torch.cat([answer.views for answer in answers])
+        mean = views[0] if len(views) == 1 else views.mean(0)
+        sure, classes = mean.max(0)  # finds the first of the largest as argmax does, in a tenth of the time
+        mask = classes.to(torch.uint8).numpy(force=True)
+        tally.add(views, mean, sure, mask, _estimate(answers))
         drawn.add(number, mask)
         if probabilities:
             kept[..., number] = rearrange((mean[1:] * 255).round().to(torch.uint8), "c h w -> c w h").numpy(force=True)

@@ -58,7 +58,7 @@ class Network(Protocol):
         """Image features of the slices of some stacks."""
 
     def decode(self, features: Float[Tensor, "frames channels h w"]) -> Scores:
-        """Scores of every slice."""
+        """Scores of every slice, whose logits and features nobody else needs."""
 
 
 @dataclass(frozen=True)
@@ -223,9 +223,16 @@ def _decoded(network: Network, features: Float[Tensor, "frames channels h w"], v
     """Probabilities of one slice after the other, some being decoded at a time."""
     for begin in range(0, len(features), way.frames):
         scores = network.decode(features[begin : begin + way.frames])
-        maps = view.back(scores.logits.softmax(1)[None])[0]
+        maps = view.back(_probabilities(scores.logits)[None])[0]
         estimates = scores.quality if way.quality and scores.quality is not None else [None] * len(maps)
         yield from zip(maps, estimates, strict=True)
+
+
+def _probabilities(
+    logits: Float[Tensor, "frames classes height width"],
+) -> Float[Tensor, "frames classes height width"]:
+    """The soft-max over classes; on processors in the place of the logits, as a second buffer costs more than it."""
+    return torch.softmax(logits, 1, out=logits if logits.device.type == "cpu" else None)
 
 
 class _Votes:
@@ -256,4 +263,9 @@ def _voted(
         if place == 0:
             merger.begin(start)
         merger.put(part)
-    return [torch.stack([mean for _, mean in slices]) for slices in zip(*(m.done() for m in mergers), strict=True)]
+    return [_together([mean for _, mean in slices]) for slices in zip(*(m.done() for m in mergers), strict=True)]
+
+
+def _together(views: Sequence[Float[Tensor, "classes height width"]]) -> Float[Tensor, "views classes height width"]:
+    """A stack of views; nothing is copied where there is one."""
+    return views[0][None] if len(views) == 1 else torch.stack(list(views))

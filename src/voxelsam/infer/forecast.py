@@ -19,7 +19,7 @@ from voxelsam.device import find
 from voxelsam.errors import InputWarning, VoxelSamError
 from voxelsam.infer.cases import Task
 from voxelsam.infer.cohort import Outcome
-from voxelsam.infer.predictor import Precision, cut_by, filling
+from voxelsam.infer.predictor import Precision, cut_by, decoded, filling
 from voxelsam.infer.views import views
 from voxelsam.volumes.volume import Volume
 
@@ -53,6 +53,8 @@ class _Member:
     passes: Passes
     batch: int
     """Stacks per pass."""
+    decoded: int
+    """Slices that are decoded at once, at most."""
     stride: int
     views: int
 
@@ -138,8 +140,8 @@ class Forecast:
         plan = cut_by(trained, meeting, None if overlap is None else known.stack.depth - overlap)
         setup = replace(setup, depth=plan.depth)
         shown = len(views(known.training_augment)) if tta else 1
-        stride = 0 if single_pass and plan.depth > 1 else plan.stride
-        return _Member(trained, setup, passes(setup), filling(self.device, plan), stride, shown)
+        stride, batch = 0 if single_pass and plan.depth > 1 else plan.stride, filling(self.device, plan)
+        return _Member(trained, setup, passes(setup), batch, decoded(self.device, plan, setup.classes), stride, shown)
 
     def _work(self, member: _Member, slices: int, scores: int) -> Work:
         """What one member does."""
@@ -170,7 +172,7 @@ class Forecast:
         one, frames = member.passes, min(member.batch * member.setup.depth, slices)
         encoded = round(one.encode.peak * batch * depth / member.setup.depth)
         scored = round((SCORED if self._here == "cpu" else 1) * one.decode.peak)
-        most = max(encoded, frames * one.embed.peak, frames * scored)
+        most = max(encoded, frames * one.embed.peak, min(frames, member.decoded) * scored)
         ring = min(slices, depth + batch * max(member.stride, 1)) + batch * depth
         return most + ring * member.views * one.embedded
 

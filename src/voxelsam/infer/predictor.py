@@ -38,6 +38,9 @@ PATCH = 16 * 16
 TOKENS = {"cpu": 2048, "cuda": 65536, "mps": 8192}
 """Tokens that keep a device busy: fewer leave parts of it idle, more cost memory and save nothing."""
 
+SCORES = {"cpu": 2**23, "cuda": 2**28, "mps": 2**25}
+"""Scores (slices × classes × pixels) that keep a device busy; buffers for more cost memory and save nothing."""
+
 TOKEN_BYTES = 2**18
 """Memory of a graphics card that a token may take in a pass."""
 
@@ -226,7 +229,8 @@ class Predictor:
         if self.single_pass and plan.depth > 1:
             plan = replace(plan, depth=data.shape[3], stride=data.shape[3])
         quality = self.bundle.description.prompts.quality
-        way = Way(plan, self.views, self.batch, self.batch * self.plan.depth, quality)
+        frames = min(self.batch * self.plan.depth, decoded(self.device, plan, self.labels.count))
+        way = Way(plan, self.views, self.batch, frames, quality)
         yield from answers(self, data, scale, way, work or Work())
 
 
@@ -252,6 +256,17 @@ def filling(device: torch.device, plan: StackPlan) -> int:
     if device.type == "cuda":
         tokens = min(tokens, torch.cuda.mem_get_info(device)[0] // TOKEN_BYTES)
     return max(1, tokens // (plan.depth * math.ceil(plan.size[0] * plan.size[1] / PATCH)))
+
+
+def decoded(device: torch.device, plan: StackPlan, classes: int) -> int:
+    """Slices whose scores are worth computing at once.
+
+    Args:
+        device: where the network is.
+        plan: how volumes are cut.
+        classes: with the background.
+    """
+    return max(1, SCORES[device.type] // (classes * math.prod(plan.size)))
 
 
 def cut_by(trained: Bundle, meeting: Meeting, stride: int | None) -> StackPlan:

@@ -1,9 +1,10 @@
 """A trained network made ready for prediction: the same function, computed faster, without gradients.
 
-Always, and exact to rounding: low-rank increments are folded into the weights of the image encoder, and its modules are
-replaced by those of ``voxelsam.nn.prepared``. By choice, and not exact: ``bf16`` and ``fp16`` (half precision, with
-single precision where it matters), and ``int8`` (the image encoder's linear layers in whole numbers of one byte).
-Whole networks without SAM's encoder stay as they are; half precision is PyTorch's autocast there.
+Always, and exact to rounding: low-rank increments are folded into the weights of the image encoder, its modules are
+replaced by those of ``voxelsam.nn.prepared``, and those of the mask decoder by those of
+``voxelsam.nn.prepared_decoder``. By choice, and not exact: ``bf16`` and ``fp16`` (half precision, with single precision
+where it matters), and ``int8`` (the image encoder's linear layers in whole numbers of one byte). Whole networks without
+SAM's encoder stay as they are; half precision is PyTorch's autocast there.
 """
 
 import copy
@@ -14,10 +15,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from voxelsam.adapt import Foldable, merged
 from voxelsam.errors import ConfigError
 from voxelsam.model import Segmenter
-from voxelsam.nn.prepared import Arithmetic, ready
+from voxelsam.nn.prepared import Arithmetic
 from voxelsam.nn.products import TOLERANCE, Plain, Product, Quantised, fastest, tried
 from voxelsam.nn.seam import EncoderAdaptation, Stack
 from voxelsam.nn.vit import SamEncoder
@@ -42,7 +42,7 @@ def prepare(segmenter: Segmenter, precision: Precision = "fp32", *, compiled: bo
     Raises:
         ConfigError: this device or this network cannot compute so.
     """
-    result = _sharing(_folded(segmenter))
+    result = _sharing(segmenter.folded())
     adaptation, device = result.adaptation, segmenter.mean.device
     encoder = result.image_encoder
     if precision == "fp16" and device.type == "cpu":
@@ -50,9 +50,7 @@ def prepare(segmenter: Segmenter, precision: Precision = "fp32", *, compiled: bo
     if not isinstance(encoder, SamEncoder):
         adaptation.image_encoder = _without_sam(encoder, precision, compiled=compiled)
         return result
-    inside = _arithmetic(precision, encoder, device, compiled=compiled)
-    ready(encoder.blocks, inside)
-    ready(adaptation.encoder, inside)
+    result.ready(_arithmetic(precision, encoder, device, compiled=compiled))
     if compiled:
         encoder.blocks_of = _compiled(encoder.blocks_of)  # type: ignore[method-assign]
     result.backbone.image_encoder = encoder  # SAM's own, where the method has a copy, would only take memory
@@ -106,14 +104,6 @@ def _arithmetic(precision: Precision, encoder: SamEncoder, device: torch.device,
             "use fp32, or bf16 where the processor has it"
         )
     return Arithmetic(numbers, Quantised)
-
-
-def _folded(segmenter: Segmenter) -> Segmenter:
-    """The same function with low-rank increments added into the encoder's weights, where the method has any."""
-    if not isinstance(segmenter.adaptation.encoder, Foldable):
-        return segmenter
-    folded = merged(segmenter.adaptation, segmenter.backbone)
-    return Segmenter(segmenter.backbone, folded, draws=segmenter.draws).to(segmenter.mean.device)
 
 
 def _sharing(segmenter: Segmenter) -> Segmenter:

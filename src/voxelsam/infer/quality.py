@@ -134,6 +134,7 @@ class Tally:
         self,
         views: Float[Tensor, "views classes height width"],
         mean: Float[Tensor, "classes height width"],
+        sure: Float[Tensor, "height width"],
         mask: Integer[np.ndarray, "height width"],
         quality: Float[Tensor, " classes"] | None = None,
     ) -> None:
@@ -142,18 +143,19 @@ class Tally:
         Args:
             views: probabilities of each answer.
             mean: their mean.
+            sure: its largest value at each pixel.
             mask: its most probable classes.
             quality: the decoder's estimate of the IoU of each class; None where it was not trained.
         """
         area = _count(mask, len(self._area))
         self._area += area
-        self._within += _count(mask, len(self._area), mean.amax(0).numpy(force=True))
+        self._within += _count(mask, len(self._area), sure.numpy(force=True))
         self._total += mean.sum((1, 2)).numpy(force=True)
         if quality is not None:
             self._said += area * quality.numpy(force=True)
             self._heard += area
         if self.views > 1:
-            self._compare(views.argmax(1).numpy(force=True))
+            self._compare(views.max(1).indices.numpy(force=True))
 
     def structures(self, volumes: Sequence[float | None], names: Sequence[str]) -> dict[str, StructureQuality]:
         """The numbers of every structure.

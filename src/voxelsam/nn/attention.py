@@ -29,6 +29,9 @@ ALIGNMENT = 8
 WIDEST = 256
 """Channels of a head beyond which fused kernels fall back to the full matrix of logits."""
 
+TOGETHER = 1 << 21
+"""Numbers of queries that a processor's fused kernel gets at a time: 4 MB in half precision."""
+
 
 def attend(
     q: Heads,
@@ -109,12 +112,24 @@ def _fast(q: Heads, k: Heads, v: Heads, tables: Tables, beyond: Beyond | None, g
     """The fastest form where nothing has to be kept.
 
     Processors in single and double precision: chunks. Elsewhere, and in half precision, the fused kernel, which keeps
-    its statistics in single precision; nothing else can be traced by a compiler.
+    its statistics in single precision; nothing else can be traced by a compiler. On processors it gets some heads at a
+    time, because it needs copies that are several times as wide.
     """
-    exact = q.device.type == "cpu" and q.dtype in (torch.float32, torch.float64)
-    if not torch.compiler.is_compiling() and (exact or _width(q, grid) > WIDEST):
+    if torch.compiler.is_compiling():
+        return _augmented(q, k, v, tables, beyond, grid)
+    on_processor = q.device.type == "cpu"
+    if (on_processor and q.dtype in (torch.float32, torch.float64)) or _width(q, grid) > WIDEST:
         return chunked(q, k, v, tables, beyond, grid)
-    return _augmented(q, k, v, tables, beyond, grid)
+    batch, heads, tokens, dim = q.shape
+    together = max(1, TOGETHER // (batch * tokens * _width(q, grid)))
+    if not on_processor or together >= heads:
+        return _augmented(q, k, v, tables, beyond, grid)
+    out = q.new_empty(batch, tokens, heads, dim).transpose(1, 2)
+    for first in range(0, heads, together):
+        some = slice(first, first + together)
+        extra = None if beyond is None else Beyond(beyond.key[some], beyond.value[some], beyond.window)
+        out[:, some] = _augmented(q[:, some], k[:, some], v[:, some], tables, extra, grid)
+    return out
 
 
 def _plain(
@@ -165,10 +180,10 @@ def _augmented(q: Heads, k: Heads, v: Heads, tables: Tables, beyond: Beyond | No
         keys = torch.cat((F.pad(keys, (0, 1)), token[None, :, None].expand(batch, -1, -1, -1)), dim=2)
         values = torch.cat((v, beyond.value[None, :, None].expand(batch, -1, -1, -1)), dim=2)
     spare = -keys.shape[-1] % ALIGNMENT
+    if spare:
+        queries.append(q.new_zeros(*q.shape[:-1], spare))
+        keys = F.pad(keys, (0, spare))
     wide = F.scaled_dot_product_attention(
-        F.pad(torch.cat(queries, dim=-1), (0, spare)),
-        F.pad(keys, (0, spare)),
-        F.pad(values, (0, keys.shape[-1] + spare - dim)),
-        scale=1.0,
+        torch.cat(queries, dim=-1), keys, F.pad(values, (0, keys.shape[-1] - dim)), scale=1.0
     )
     return wide[..., :dim]

@@ -1,8 +1,9 @@
 """Networks made ready for prediction: modules are replaced by ones that compute the same faster, without gradients.
 
-Linear layers become products (``voxelsam.nn.products``), sums with the residual stream are made in place, and on
-processors work that is done token by token is done on few tokens at a time, which stay in the cache. Attention is the
-one of ``voxelsam.nn.vit``, with other projections, on few frames at a time.
+Linear layers become products (``voxelsam.nn.products``), and sums with the residual stream are made in place. On
+processors a branch that a method leaves as it is works on few tokens at a time, from the norm to the sum, and attention
+on few frames or on few rows of windows. What these need in between has one place in memory, which they use in turn: so
+the residual stream is nearly all that is held, and little memory goes to and fro between the program and the system.
 
 In half precision (bfloat16, float16) linear layers, convolutions and attention compute in half, from weights that were
 cast once, and give half, and so do norms, which stand at the heads of branches. The residual stream, what is inside
@@ -12,7 +13,7 @@ What is made ready are the blocks of SAM's encoder and what a method does in the
 3 % of the work, but roundings in them meet the result undiminished: they stay as they are.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,10 @@ from voxelsam.nn.layers import Mlp, Plus
 from voxelsam.nn.products import Product
 from voxelsam.nn.seam import EncoderAdaptation, Projected, Stack, Tokens
 from voxelsam.nn.vit import Attention, Block, BlockAttention
+
+Some = Float[Tensor, "n channels"]
+Place = Float[Tensor, "n rows"] | None
+"""Where a product writes to; None where it makes a new place each time."""
 
 WIDE, NARROW = 1024, 256
 """Tokens at a time: in an MLP and in attention, whose products are quicker on many; in norms and sums."""
@@ -90,8 +95,26 @@ class ReadyMlp(nn.Module):
 
     def forward(self, x: Float[Tensor, "*tokens channels"]) -> Float[Tensor, "*tokens channels"]:
         """As many channels as came in."""
-        parts = [self.lin2(self.lin1(part)) for (part,) in _tiles(WIDE, x)]
-        return (parts[0] if len(parts) == 1 else torch.cat(parts)).view(x.shape)
+        if not _in_parts(x):
+            y: Tensor = self.lin2(self.lin1(x))
+            return y
+        y, hidden = torch.empty_like(x, dtype=self.lin2.gives), _room(self.lin1, x)
+        for part, place in _tiles(WIDE, x, y):
+            made = self.lin2.at(self.lin1.at(part, _first(hidden, part)), place)
+            if made is not place:
+                place.copy_(made)
+        return y
+
+    def add_to(self, stream: Tokens, norm: nn.Module) -> None:
+        """Adds what it makes of the normed residual stream, in place and a part at a time.
+
+        Args:
+            stream: On a processor, without gaps in memory.
+            norm: Before this MLP; gives the numbers that this one takes.
+        """
+        hidden, place = _room(self.lin1, stream), _room(self.lin2, stream)
+        for (part,) in _tiles(WIDE, stream):
+            _add(part, self.lin2.at(self.lin1.at(norm(part), _first(hidden, part)), _first(place, part)))
 
 
 class HalfNorm(nn.Module):
@@ -142,8 +165,7 @@ class PlusInPlace(Plus):
 
     def forward(self, x: Tokens, more: Tokens) -> Tokens:
         """The stream, changed."""
-        for stream, some in _tiles(NARROW, x, more):
-            stream.add_(some)
+        _add(x, more)
         return x
 
 
@@ -158,8 +180,9 @@ class ReadyAttention(Attention):
     def __init__(self, attention: Attention, arithmetic: Arithmetic) -> None:
         nn.Module.__init__(self)
         self.heads = attention.heads
-        for name, part in attention.named_children():
-            self.add_module(name, ready(part, arithmetic))
+        self.products = {"qkv": arithmetic.linear(attention.qkv), "proj": arithmetic.linear(attention.proj)}
+        for name, product in self.products.items():
+            self.add_module(name, product)
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(
@@ -181,6 +204,32 @@ class ReadyAttention(Attention):
             seen[some] = super().forward(qkv[some], window, filling, resample=resample, relative=relative)
         return seen
 
+    def add_to(
+        self,
+        stream: Tokens,
+        project: Callable[[Some, Place], Float[Tensor, "n three_channels"]],
+        window: int,
+        filling: Float[Tensor, " three_channels"] | None,
+    ) -> None:
+        """Adds what it makes of the residual stream, in place and some frames, or rows of windows, at a time.
+
+        Args:
+            stream: On a processor, without gaps in memory.
+            project: Makes queries, keys and values of some tokens, in the place of ``self.qkv`` if it has one.
+            window: See ``Attention``.
+            filling: See ``Attention``.
+        """
+        views, into, out = list(_views(stream, window)), self.products["qkv"], self.products["proj"]
+        tokens, channels = views[0].shape[:-1].numel(), stream.shape[-1]
+        room, place = into.room(tokens), _room(out, views[0])
+        if room is None and tokens > WIDE:
+            room = stream.new_empty(tokens, 3 * channels, dtype=into.gives)
+        for view in views:
+            qkv = _made(project, view.flatten(0, -2), room).view(*view.shape[:-1], 3 * channels)
+            seen = self.seen(qkv, window, filling, resample=False)
+            for part, what in _tiles(WIDE, view, seen):
+                _add(part, out.at(what, _first(place, part)))
+
 
 class ReadyBlock(Block):
     """A block of SAM's encoder whose branches are added to the residual stream in place.
@@ -201,20 +250,95 @@ class ReadyBlock(Block):
         """The residual stream after this block, see ``Block``; the first one makes a stream from what was given."""
         if block == 0:
             x = x.clone(memory_format=torch.contiguous_format)
-        x = adaptation.before_attention(block, x, stack)
-        x = self.plus(x, adaptation.attention(block, BlockAttention(self, block, adaptation), self.norm1(x), stack))
+        x = self._attended(block, adaptation.before_attention(block, x, stack), stack, adaptation)
         x = adaptation.before_mlp(block, x, stack)
-        stream: Tokens = self.plus(x, adaptation.mlp(block, self.mlp, self.norm2(x), stack))
+        mlp = self.get_submodule("mlp")
+        if _in_parts(x) and isinstance(mlp, ReadyMlp) and _leaves("mlp", adaptation):
+            mlp.add_to(x, self.norm2)
+            return x
+        stream: Tokens = self.plus(x, adaptation.mlp(block, mlp, self.norm2(x), stack))
         return stream
+
+    def _attended(self, block: int, x: Tokens, stack: Stack, adaptation: EncoderAdaptation) -> Tokens:
+        """The residual stream after attention."""
+        attention = self.get_submodule("attn")
+        if not (_in_parts(x) and isinstance(attention, ReadyAttention) and _leaves("attention", adaptation)):
+            attend = BlockAttention(self, block, adaptation)
+            stream: Tokens = self.plus(x, adaptation.attention(block, attend, self.norm1(x), stack))
+            return stream
+        product = attention.products["qkv"]
+
+        def project(tokens: Some, place: Place) -> Float[Tensor, "n three_channels"]:
+            normed = self.norm1(tokens)
+            qkv = product.at(normed, place)
+            given = qkv[None, None]
+            changed = adaptation.qkv(block, given, normed[None, None])
+            return qkv if changed is given else changed[0, 0]
+
+        filling = None
+        if self.window and any(size % self.window for size in x.shape[1:3]):
+            token = x.new_zeros(1, 1, 1, x.shape[-1], dtype=product.gives)
+            filling = adaptation.qkv(block, product(token), token).flatten()
+        attention.add_to(x, project, self.window, filling)
+        return x
+
+
+def _add(x: Float[Tensor, "*tokens channels"], more: Float[Tensor, "*tokens channels"]) -> None:
+    """The sum in place of the first."""
+    for stream, some in _tiles(NARROW, x, more):
+        stream.add_(some)
+
+
+def _leaves(point: str, adaptation: EncoderAdaptation) -> bool:
+    """Whether a method does nothing at a point of the seam."""
+    return getattr(type(adaptation), point) is getattr(EncoderAdaptation, point)
+
+
+def _in_parts(x: Float[Tensor, "*tokens channels"]) -> bool:
+    """Whether work is done in parts: graphics cards and compilers want it whole, in large pieces."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling() and x.is_contiguous()
+
+
+def _room(product: Product, x: Float[Tensor, "*tokens channels"]) -> Place:
+    """A place for what a product makes of one tile of the tokens."""
+    return product.room(_even(x.shape[:-1].numel(), WIDE))
+
+
+def _first(room: Place, x: Some) -> Place:
+    """The place of so many tokens."""
+    return None if room is None else room[: len(x)]
+
+
+def _made(function: Callable[[Some, Place], Tensor], x: Some, room: Place) -> Float[Tensor, "n rows"]:
+    """What a function makes of tokens, tile by tile; there is room where there are several tiles."""
+    if room is None:
+        return function(x, None)
+    for part, place in _tiles(WIDE, x, room[: len(x)]):
+        made = function(part, place)
+        if made is not place:
+            place.copy_(made)
+    return room[: len(x)]
+
+
+def _even(number: int, most: int) -> int:
+    """The size of pieces that are nearly equal, and as few as can be of at most so many."""
+    return max(1, -(-number // max(1, -(-number // most))))
+
+
+def _views(x: Tokens, window: int) -> Iterator[Tokens]:
+    """Some frames at a time, or some rows of windows of one, of about as many tokens as are taken at a time."""
+    frames, height, width, _ = x.shape
+    if window and height * width > WIDE:
+        for frame in torch.split(x, 1):
+            yield from torch.split(frame, window * max(1, WIDE // (window * width)), dim=1)
+    else:
+        yield from torch.split(x, _even(frames, max(1, WIDE // (height * width))))
 
 
 def _tiles(tokens: int, *several: Float[Tensor, "*tokens channels"]) -> Iterator[tuple[Tensor, ...]]:
-    """So many tokens at a time of tensors of the same shape, the first of which may be changed in place.
-
-    Graphics cards and compilers get them whole: they want large pieces of work.
-    """
-    first = several[0]
-    if first.device.type != "cpu" or torch.compiler.is_compiling() or not first.is_contiguous():
-        yield several
+    """So many tokens at a time, or all, of tensors of as many tokens; the first may be changed in place."""
+    if _in_parts(several[0]):
+        size = _even(several[0].shape[:-1].numel(), tokens)
+        yield from zip(*(torch.split(x.flatten(0, -2), size) for x in several), strict=True)
     else:
-        yield from zip(*(torch.split(x.flatten(0, -2), tokens) for x in several), strict=True)
+        yield several

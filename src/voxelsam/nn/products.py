@@ -42,10 +42,21 @@ class Product(nn.Module):
 
     called: ClassVar[str]
     """In records."""
+    gives: torch.dtype
+    """What the results are numbers of."""
 
     def forward(self, x: Float[Tensor, "*tokens columns"]) -> Float[Tensor, "*tokens rows"]:
         """One row of numbers per token."""
         raise NotImplementedError
+
+    def room(self, tokens: int) -> Float[Tensor, "tokens rows"] | None:
+        """A place for results, which ``at`` writes to; None where this product makes a new one each time."""
+        return None
+
+    def at(self, x: Float[Tensor, "n columns"], place: Float[Tensor, "n rows"] | None) -> Float[Tensor, "n rows"]:
+        """One row of numbers per token, in a part of the ``room`` if this product has one."""
+        y: Tensor = self(x)
+        return y
 
 
 class Plain(Product):
@@ -56,11 +67,27 @@ class Plain(Product):
     def __init__(self, weight: Matrix, bias: Bias | None, *, gelu: bool = False) -> None:
         super().__init__()
         self.weight, self.bias, self.gelu = weight, bias, gelu
+        self.gives = weight.dtype
 
     def forward(self, x: Float[Tensor, "*tokens columns"]) -> Float[Tensor, "*tokens rows"]:
         """One row of numbers per token."""
         y = F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         return F.gelu(y) if self.gelu else y
+
+    def room(self, tokens: int) -> Float[Tensor, "tokens rows"] | None:
+        """A place for results."""
+        return self.weight.new_empty(tokens, len(self.weight))
+
+    def at(self, x: Float[Tensor, "n columns"], place: Float[Tensor, "n rows"] | None) -> Float[Tensor, "n rows"]:
+        """One row of numbers per token, in its place."""
+        if place is None:
+            return self(x)  # type: ignore[no-any-return]
+        x = x.to(self.weight.dtype)
+        if self.bias is None:
+            torch.mm(x, self.weight.T, out=place)
+        else:
+            torch.addmm(self.bias, x, self.weight.T, out=place)
+        return torch.ops.aten.gelu_(place) if self.gelu else place
 
 
 class Packed(Product):
@@ -70,12 +97,13 @@ class Packed(Product):
 
     def __init__(self, weight: Matrix, bias: Bias | None, *, gelu: bool = False) -> None:
         super().__init__()
-        self.dtype, self.bias, self.after = weight.dtype, bias, "gelu" if gelu else "none"
+        self.gives = weight.dtype
+        self.bias, self.after = bias, "gelu" if gelu else "none"
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), ROWS)
 
     def forward(self, x: Float[Tensor, "*tokens columns"]) -> Float[Tensor, "*tokens rows"]:
         """One row of numbers per token."""
-        given: tuple[Any, ...] = (x.to(self.dtype), self.packed, self.bias, self.after, [], "none")
+        given: tuple[Any, ...] = (x.to(self.gives), self.packed, self.bias, self.after, [], "none")
         y: Tensor = torch.ops.mkldnn._linear_pointwise(*given)
         return y
 
@@ -93,6 +121,7 @@ class Quantised(Product):
         self.packed = torch.ops.onednn.qlinear_prepack(whole, [ROWS, weight.shape[1]])
         self.bias = self.scale.new_zeros(len(weight)) if bias is None else bias.float()
         self.gelu = gelu
+        self.gives = torch.float32
 
     def forward(self, x: Float[Tensor, "*tokens columns"]) -> Float[Tensor, "*tokens rows"]:
         """One row of numbers per token, in single precision."""

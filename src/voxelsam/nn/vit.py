@@ -57,7 +57,20 @@ class Attention(nn.Module):
         resample: bool,
         relative: bool = True,
     ) -> Tokens:
-        """Attends within each window, or within each element of the first axis, and joins the heads.
+        """Attends within each window, or within each element of the first axis: ``self.proj`` of what is ``seen``."""
+        out: Tensor = self.proj(self.seen(qkv, window, filling, resample=resample, relative=relative))
+        return out
+
+    def seen(
+        self,
+        qkv: Projected,
+        window: int = 0,
+        filling: Float[Tensor, " three_channels"] | None = None,
+        *,
+        resample: bool,
+        relative: bool = True,
+    ) -> Tokens:
+        """What each token takes from its window, with the heads joined.
 
         Windows that reach over the edge are smaller; what fills them up is one more key. So there are up to four kinds
         of windows: whole ones, those at the right edge, those at the bottom, and the one in the corner.
@@ -81,8 +94,7 @@ class Attention(nn.Module):
             _joined([self._windows(part, rel_h, rel_w, beyond) for part in _whole_and_rest(row, 2, width)], 2)
             for row in _whole_and_rest(qkv, 1, height)
         ]
-        out: Tensor = self.proj(_joined(rows, 1))
-        return out
+        return _joined(rows, 1)
 
     def _shared(self, filling: Float[Tensor, " three_channels"]) -> tuple[Tensor, Tensor]:
         """Key and value of the filling token, for each head."""

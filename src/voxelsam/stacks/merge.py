@@ -104,7 +104,10 @@ class Merger:
             self._add_slice(index, scores, weight)
 
     def done(self) -> Iterator[tuple[int, Float[Tensor, "classes height width"]]]:
-        """Gives out, in order, and forgets the slices that are not touched any more: (index, weighted mean)."""
+        """Gives out, in order, and forgets the slices that are not touched any more: (index, weighted mean).
+
+        A slice with one vote of weight 1 is given out as it came, without a copy.
+        """
         for index in [place for place in self._sums if place < self._end]:
             total = self._totals.pop(index)
             scores = self._sums.pop(index)
@@ -120,12 +123,13 @@ class Merger:
         return later if whole else min(later, self._starts[self._added - 1] + self._place)
 
     def _add_slice(self, index: int, scores: Float[Tensor, "classes height width"], weight: float) -> None:
-        weighted = scores.to(torch.promote_types(scores.dtype, torch.float32)) * weight
         self._totals[index] = self._totals.get(index, 0.0) + weight
         if index in self._sums:
-            self._sums[index] += weighted
-        else:
-            self._sums[index] = weighted
+            self._sums[index].add_(scores, alpha=weight)
+            return
+        precise = scores.to(torch.promote_types(scores.dtype, torch.float32))
+        alone = weight == 1 and index < self._end
+        self._sums[index] = precise if alone else precise * weight
 
 
 def stack_weights(plan: StackPlan, weights: Weights) -> tuple[float, ...]:
