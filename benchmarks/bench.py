@@ -30,7 +30,7 @@ import numpy as np
 import official
 import peers
 import torch
-from models import MA_SAM, MED_SA, SAM, Shelf, Wanted
+from models import MA_SAM, MED_SA, SAM, Shelf, Wanted, predictor
 from table import HEAD, TOLERANCE, Goal, Row, cells, judged, line, ratios, record, recorded, worse, write_page
 
 from voxelsam.backbones import VARIANTS
@@ -142,12 +142,6 @@ def unlike(expected: np.ndarray, found: np.ndarray) -> float:
     return float((expected != found).mean())
 
 
-def predictor(setting: Setting, wanted: Wanted, precision: str = "fp32", **settings: Any) -> Any:
-    from voxelsam.infer.predictor import Predictor
-
-    return Predictor(setting.shelf.bundle(wanted), device="cpu", precision=precision, **settings)
-
-
 def without_gradients(call: Callable[..., Any], *arguments: Any, half: bool = False) -> Callable[[], Any]:
     def run() -> Any:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=half):
@@ -181,8 +175,8 @@ def encoder(
         for attention in ("eager", "sdpa"):
             name, reason = f"transformers, {attention}", peers.no_transformers()
             ways[name] = reason or without_gradients(theirs(setting, wanted, network, attention), images)
-    ways[EXACT] = without_gradients(predictor(setting, wanted).encode, images)
-    ways[HALF] = without_gradients(predictor(setting, wanted, "bf16").encode, images)
+    ways[EXACT] = without_gradients(predictor(setting.shelf, wanted).encode, images)
+    ways[HALF] = without_gradients(predictor(setting.shelf, wanted, "bf16").encode, images)
     if int8:
         ways[WHOLE] = in_int8(setting, wanted, images)
     rows = compared(work, setting, ways, goals, relative)
@@ -200,7 +194,7 @@ def in_int8(setting: Setting, wanted: Wanted, images: torch.Tensor) -> Callable[
     from voxelsam.errors import ConfigError
 
     try:
-        return without_gradients(predictor(setting, wanted, "int8").encode, images)
+        return without_gradients(predictor(setting.shelf, wanted, "int8").encode, images)
     except ConfigError as error:
         return f"skipped: {error}"
 
@@ -214,8 +208,8 @@ def compiling(work: str, setting: Setting, *, variant: str, size: int) -> list[R
     ways: dict[str, Callable[[], Any] | str] = {}
     notes = {}
     for precision, name in (("fp32", EXACT), ("bf16", HALF)):
-        ways[name] = without_gradients(predictor(setting, wanted, precision).encode, images)
-        compiled = without_gradients(predictor(setting, wanted, precision, compiled=True).encode, images)
+        ways[name] = without_gradients(predictor(setting.shelf, wanted, precision).encode, images)
+        compiled = without_gradients(predictor(setting.shelf, wanted, precision, compiled=True).encode, images)
         begin = sum(os.times()[:4])
         try:
             compiled()
@@ -257,10 +251,10 @@ def volume(work: str, setting: Setting, *, variant: str, size: int, slices: int,
 
     ways: dict[str, Callable[[], Any] | str] = {
         PLAIN: lambda: official.predict(network, values, models.LOW, models.HIGH, wanted.depth),
-        EXACT: answer(predictor(setting, wanted)),
-        HALF: answer(predictor(setting, wanted, "bf16")),
-        f"{EXACT}, overlap 0": answer(predictor(setting, apart)),
-        f"{HALF}, overlap 0": answer(predictor(setting, apart, "bf16")),
+        EXACT: answer(predictor(setting.shelf, wanted)),
+        HALF: answer(predictor(setting.shelf, wanted, "bf16")),
+        f"{EXACT}, overlap 0": answer(predictor(setting.shelf, apart)),
+        f"{HALF}, overlap 0": answer(predictor(setting.shelf, apart, "bf16")),
     }
     return compared(work, setting, ways, goals, unlike)
 
@@ -278,7 +272,7 @@ def alternatives(work: str, setting: Setting, *, size: int, slices: int) -> list
     wanted = Wanted(setting.variant("sam-vit-b"), setting.pixels(size), MA_SAM, classes)
     stack = models.stacks(wanted.size, wanted.depth)
     for precision, name in (("fp32", EXACT), ("bf16", HALF)):
-        ready = predictor(setting, wanted, precision)
+        ready = predictor(setting.shelf, wanted, precision)
         ways[name] = lambda ready=ready: ready.decode(ready.encode(stack)).logits.softmax(1).argmax(1)
         times[name] = slices
         ways[f"{name}, overlap 0"], times[f"{name}, overlap 0"] = ways[name], -(-slices // wanted.depth)
@@ -353,7 +347,7 @@ def prompts(work: str, setting: Setting, *, variant: str, size: int) -> list[Row
     scan = models.scan(wanted.size, 1)
     height, width = wanted.size
     at = (width / 2, height / 2, 0)
-    session = predictor(setting, wanted).open(scan)
+    session = predictor(setting.shelf, wanted).open(scan)
 
     def first() -> None:
         session.set_image(scan)
@@ -392,7 +386,7 @@ def cache(work: str, setting: Setting, *, variant: str, size: int) -> list[Row]:
     from voxelsam.nn.prompt_encoder import PromptBatch
 
     wanted = Wanted(setting.variant(variant), setting.pixels(size), SAM, 2, 1)
-    ready, scan = predictor(setting, wanted), models.scan(wanted.size, 1)
+    ready, scan = predictor(setting.shelf, wanted), models.scan(wanted.size, 1)
     scale = ready.bundle.description.intensity.measure(scan.data)
     features = ready.encode(models.stacks(wanted.size, 1))
     centre = torch.tensor([[[wanted.size[1] / 2, wanted.size[0] / 2]]])

@@ -19,7 +19,7 @@ from typing import Any
 import measure
 import models
 import torch
-from models import MA_SAM, SAM, Shelf, Wanted
+from models import MA_SAM, SAM, Shelf, Wanted, predictor
 
 from voxelsam.backbones import VARIANTS
 
@@ -104,9 +104,10 @@ def scanned(count: int, size: int) -> dict[str, Any]:
     ready(models.scan(wanted.size, 5))
     base = measure.begin("cpu")
     scan = models.scan(wanted.size, count)
-    taken = measure.in_turn({"": lambda: ready(scan)}, 1)[""]
-    most = measure.peak("cpu")
-    return {"seconds": taken.time, "memory": None if base is None or most is None else most - base}
+    start = measure.clock("cpu")
+    ready(scan)
+    seconds, most = measure.clock("cpu") - start, measure.peak("cpu")
+    return {"seconds": seconds, "memory": None if base is None or most is None else most - base}
 
 
 def pixels(shelf: Shelf, *, small: bool, rounds: int, ends: bool) -> Curve:
@@ -160,12 +161,6 @@ def objects(shelf: Shelf, *, small: bool, rounds: int, ends: bool) -> Curve:
 CURVES: dict[str, Callable[..., Curve]] = {
     "slices": slices, "image size": pixels, "structures": classes, "prompted objects": objects,
 }  # fmt: skip
-
-
-def predictor(shelf: Shelf, wanted: Wanted) -> Any:
-    from voxelsam.infer.predictor import Predictor
-
-    return Predictor(shelf.bundle(wanted), device="cpu")
 
 
 def encoding(ready: Any, images: torch.Tensor) -> Callable[[], torch.Tensor]:

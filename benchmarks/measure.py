@@ -1,4 +1,4 @@
-"""How benchmarks measure: ways of doing the same work in turn (A B A B), medians, and the peak of each call.
+"""How benchmarks measure: the peak of a first call, then ways of doing the same work in turn (A B A B), and medians.
 
 On a processor time is that of this process on one thread, which other programs lengthen least, and memory is the
 growth of the process up to its peak in the call, as Linux sees it. On a GPU time is that of the clock, with the device
@@ -27,33 +27,30 @@ class Taken:
     """What one way of doing the work took."""
 
     seconds: list[float] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)
+    memory: int | None = None
+    """Peak of the first call; None where the system does not tell."""
     result: Any = None
 
     @property
     def time(self) -> float:
         return statistics.median(self.seconds)
 
-    @property
-    def memory(self) -> float | None:
-        """Median of the peaks; None where the system does not tell."""
-        return statistics.median(self.bytes) if self.bytes else None
-
 
 def in_turn(ways: Mapping[str, Callable[[], Any]], rounds: int, device: str = "cpu") -> dict[str, Taken]:
-    """Calls each way once per round, one after the other; keeps the result of the last round."""
+    """Calls each way once to watch its memory, then once per round for its time; keeps the result of the last round."""
     taken = {name: Taken() for name in ways}
+    for name, call in ways.items():
+        before = begin(device)
+        call()
+        most = peak(device)
+        taken[name].memory = None if most is None or before is None else most - before
     for _ in range(rounds):
         for name, call in ways.items():
             one = taken[name]
             one.result = None
-            before = begin(device)
             start = clock(device)
             one.result = call()
             one.seconds.append(clock(device) - start)
-            most = peak(device)
-            if most is not None and before is not None:
-                one.bytes.append(most - before)
     return taken
 
 

@@ -7,6 +7,7 @@ temporary folder, as those of a user do.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -121,7 +122,25 @@ class Shelf:
         path = self.checkpoint(wanted.variant)
         backbone, report = backbones.obtain(wanted.variant, path, wanted.size)
         torch.manual_seed(5)
+        read(backbone)
         return Segmenter(backbone, adapted(backbone, wanted.method, wanted.classes)).eval(), report
+
+
+def predictor(shelf: Shelf, wanted: Wanted, precision: str = "fp32", **settings: Any) -> Any:
+    """A ``Predictor`` on the processor, whose weights have been read: until then they may lie in a file only."""
+    from voxelsam.infer.predictor import Predictor
+
+    made = Predictor(shelf.bundle(wanted), device="cpu", precision=precision, **settings)
+    read(made.segmenter)
+    return made
+
+
+def read(module: nn.Module) -> None:
+    """Reads all tensors once, products' too, which are no parameters."""
+    for part in module.modules():
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False), *vars(part).values()):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_mkldnn:
+                tensor.sum()
 
 
 def scan(size: tuple[int, int], slices: int) -> Volume:
