@@ -27,9 +27,9 @@ PER_SLICE, PER_VOTE, PER_PICTURE = 4, 2, 6
 """How often the values of a slice's scores at the size of the scan, of a stack's scores, and of a model's picture are
 read or written beside the networks."""
 
-
-SCORED = 2.2
-"""What a processor's memory grows by for each byte of the tensors that decoding holds at a time."""
+ENCODED, SCORED = 0.5, 1.2
+"""What a processor's memory grows by for each byte of the tensors that are counted at a time: in the image encoder, of
+which a processor computes parts one after the other, and in the decoder."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Forecast:
         held = max(self._pass(member, slices) for member in self._members)
         weights = sum(networks(member.setup).weights for member in self._members)
         votes = sum(member.views * (member.depth(slices) + 1) * member.scores for member in self._members)
-        work = held + votes + 3 * scores
+        work = held + votes + scores
         if self._here != "cpu":
             return weights + work
         voxels = math.prod(volume.grid.shape)
@@ -170,9 +170,10 @@ class Forecast:
         """Bytes of one pass of a member, with the embedded slices that are held for the next."""
         depth, batch = member.depth(slices), min(member.batch, member.stacks(slices))
         one, frames = member.passes, min(member.batch * member.setup.depth, slices)
-        encoded = round(one.encode.peak * batch * depth / member.setup.depth)
-        scored = round((SCORED if self._here == "cpu" else 1) * one.decode.peak)
-        most = max(encoded, frames * one.embed.peak, min(frames, member.decoded) * scored)
+        in_encoder, in_decoder = (ENCODED, SCORED) if self._here == "cpu" else (1, 1)
+        encoded = round(in_encoder * one.encode.peak * batch * depth / member.setup.depth)
+        scored = round(in_decoder * one.decode.peak * min(frames, member.decoded))
+        most = max(encoded, frames * one.embed.peak, scored)
         ring = min(slices, depth + batch * max(member.stride, 1)) + batch * depth
         return most + ring * member.views * one.embedded
 
