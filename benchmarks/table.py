@@ -24,6 +24,8 @@ class Goal:
     bar: float
     to: str = ""
     """The way that it is compared with; empty for the first."""
+    alike: float | None = None
+    """The bar on machines where no library multiplies matrices clearly faster than PyTorch's own; None for the same."""
 
 
 @dataclass
