@@ -3,14 +3,15 @@
 Linear layers become products (``voxelsam.nn.products``), and sums with the residual stream are made in place. On
 processors a branch that a method leaves as it is works on few tokens at a time, from the norm to the sum, and attention
 on few frames or on few rows of windows. What these need in between has one place in memory, which they use in turn: so
-the residual stream is nearly all that is held, and little memory goes to and fro between the program and the system.
+the residual stream is nearly all that is held, and little memory is asked of the system and given back.
 
 In half precision (bfloat16, float16) linear layers, convolutions and attention compute in half, from weights that were
 cast once, and give half, and so do norms, which stand at the heads of branches. The residual stream, what is inside
 norms, and the statistics of soft-max stay in single precision. So every module takes numbers of either kind.
 
 What is made ready are the blocks of SAM's encoder and what a method does in them. Patch embedding, neck and decoder do
-3 % of the work, but roundings in them meet the result undiminished: they stay as they are.
+3 % of the work, but roundings in them meet the result undiminished: they stay in single precision, and the decoder has
+a preparation of its own (``voxelsam.nn.prepared_decoder``).
 """
 
 from collections.abc import Callable, Iterator
