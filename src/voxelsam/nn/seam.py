@@ -131,10 +131,11 @@ class EncoderAdaptation(nn.Module):
     def qkv(self, block: int, qkv: Projected, x: Tokens) -> Projected:
         """Queries, keys and values (3 × dim channels, in that order) of the tokens that attention sees.
 
-        Called with the tokens that ``attend`` was given, whole frames and no windows. Where windows reach over the
-        edge, what fills them passes once more by itself, as a picture of one token: zeros, unless ``attention`` of the
-        same method asks for another token. So each token is to be changed by itself. ``qkv`` belongs to the method,
-        which may change it in place.
+        Called with the tokens that ``attend`` was given and no windows: with whole frames, or in prediction with some
+        tokens in a row, ``1 1 n channels``. Where windows reach over the edge, what fills them passes once more by
+        itself, as a picture of one token: zeros, unless ``attention`` of the same method asks for another token. So
+        each token is to be changed by itself, whatever stands beside it. ``qkv`` belongs to the method, which may
+        change it in place.
         """
         return qkv
 
