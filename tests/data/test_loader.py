@@ -119,6 +119,7 @@ def test_a_limit_chooses_anew_in_every_epoch() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where the tests have one processor only
 def test_workers_change_nothing(cases: list[Prepared]) -> None:
     stacks = Stacks(cases, PLAN, Augment(AugmentConfig()), seed=4)
     order = Order(len(stacks), seed=4, limit=6)
