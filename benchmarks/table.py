@@ -98,10 +98,13 @@ def worse(now: Mapping[str, float], before: Mapping[str, float]) -> list[str]:
 
 
 def record(path: Path, rows: Sequence[Row], facts: Mapping[str, object]) -> None:
-    """Writes the rows; those of other pieces of work stay as they were."""
-    known = recorded(path) if path.is_file() else []
-    new = {row.work for row in rows}
-    both = [row for row in known if row.work not in new] + [replace(row, date=str(facts["date"])) for row in rows]
+    """Writes the rows in the place of those of the same work; other pieces of work stay as they were."""
+    by_work: dict[str, list[Row]] = {}
+    for row in recorded(path) if path.is_file() else []:
+        by_work.setdefault(row.work, []).append(row)
+    for work in dict.fromkeys(row.work for row in rows):
+        by_work[work] = [replace(row, date=str(facts["date"])) for row in rows if row.work == work]
+    both = [row for some in by_work.values() for row in some]
     told = {"measured": dict(facts), "rows": [rounded(asdict(row)) for row in both]}
     path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
