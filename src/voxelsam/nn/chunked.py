@@ -8,6 +8,7 @@ Convention: heads are ``batch heads tokens dim``, in any order in memory; items 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -36,11 +37,10 @@ def chunked(q: Heads, k: Heads, v: Heads, tables: Tables, beyond: Beyond | None,
     out = q.new_empty(q.shape[0], q.shape[2], q.shape[1], q.shape[3]).transpose(1, 2)
     scratch = Scratch(q)
     for part in _parts(q):
-        keys, values, extra = _items(k, part), _items(v, part), _extra(beyond, len(q), part)
+        shown = Shown(_items(k, part), _items(v, part), tables, _extra(beyond, len(q), part), grid, scratch)
         for first, queries in _row_parts(q, grid):
             some = q[part][:, :, queries]
-            rows = _some_rows(_joined(some), keys, values, tables, extra, grid, first, scratch)
-            out[part][:, :, queries] = rows.view(some.shape)
+            out[part][:, :, queries] = shown.to(_joined(some), first).view(some.shape)
     return out
 
 
@@ -61,6 +61,88 @@ class Scratch:
         if name not in self._taken or len(self._taken[name]) < size:
             self._taken[name] = self._like.new_empty(size)
         return self._taken[name][:size].view(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """What is shown to the queries of some heads."""
+
+    keys: Items
+    values: Items
+    tables: Tables
+    beyond: Beyond | None
+    """The extra key, for each item, where there is one."""
+    grid: tuple[int, int]
+    scratch: Scratch
+
+    def to(self, q: Items, first: int) -> Items:
+        """The formula for queries of whole rows, from row ``first`` on."""
+        weights = self._weights(q, self._biases(q, first))
+        if self.beyond is None:
+            return torch.bmm(weights, self.values)
+        return torch.bmm(weights[..., :-1], self.values).add_(weights[..., -1:] * self.beyond.value)
+
+    def backward(
+        self, q: Items, first: int, by_rows: Items, by_keys: Items, by_values: Items
+    ) -> tuple[Items, list[Tensor]]:
+        """Gradients of ``to``: those of keys and values are added up, the rest is returned.
+
+        With weights p of the logits, those of the logits are p · (by p - Σ p · by p). Only the biases, which are small,
+        are differentiated by PyTorch.
+
+        Args:
+            q: See ``to``.
+            first: See ``to``.
+            by_rows: The gradient of its result.
+            by_keys: To which that of the keys is added.
+            by_values: To which that of the values is added.
+
+        Returns:
+            That of the queries; then those of the extra key, of its value, and of the tables, as far as there are any.
+        """
+        scale, keys = q.shape[-1] ** -0.5, self.keys.shape[1]
+        asked = q.detach().requires_grad_()
+        leaves = [asked, *([] if self.beyond is None else [self.beyond.key.requires_grad_()])]
+        leaves += [self.tables] if self.tables.requires_grad else []
+        with torch.enable_grad():
+            biases = self._biases(asked, first)
+        weights = self._weights(q, [bias.detach() for bias in biases])
+        by_values.baddbmm_(weights[..., :keys].mT, by_rows)
+        by_weights = self.scratch.take("by weights", *weights.shape)
+        torch.bmm(by_rows, self.values.mT, out=by_weights[..., :keys])
+        if self.beyond is not None:
+            torch.sum(by_rows * self.beyond.value, -1, out=by_weights[..., -1])
+        by_logits = self.scratch.take("logits", *weights.shape)
+        torch._softmax_backward_data(by_weights, weights, -1, weights.dtype, grad_input=by_logits)
+        by_products = by_logits[..., :keys]
+        by_keys.baddbmm_(by_products.mT, q, alpha=scale)
+        by_pairs = by_products.view(*biases[0].shape[:3], *self.grid)
+        by_biases = [by_pairs.sum(-1), by_pairs.sum(-2), by_logits[..., keys:]][: len(biases)]
+        by_asked, *others = torch.autograd.grad(biases, leaves, by_biases)
+        if self.beyond is not None:
+            others.insert(1, (weights[..., -1:] * by_rows).sum(1))
+        return by_asked.baddbmm_(by_products, self.keys, alpha=scale), others
+
+    def _biases(self, q: Items, first: int) -> Sequence[Tensor]:
+        """What is added to logits, towards each row and towards each column; then the logit of the extra key."""
+        (height, width), scale = self.grid, q.shape[-1] ** -0.5
+        down, across = terms(q, self.tables, whole(self.grid, self.beyond), width, first)
+        if self.beyond is None:
+            return down, across
+        filling = scale * (q * self.beyond.key).sum(-1) + filling_weight(down, across, self.grid).flatten(1, 2)
+        return down[..., :height], across[..., :width], filling[..., None]
+
+    def _weights(self, q: Items, biases: Sequence[Tensor]) -> Float[Tensor, "items queries keys"]:
+        """Soft-max of the logits of all keys, the extra one last."""
+        down, across, *filling = biases
+        keys = self.keys.shape[1]
+        logits = self.scratch.take("logits", *q.shape[:2], keys + len(filling))
+        products = logits[..., :keys]
+        torch.add(down[..., None], across[..., None, :], out=products.view(*down.shape, across.shape[-1]))
+        products.baddbmm_(q, self.keys.mT, alpha=q.shape[-1] ** -0.5)
+        for number in filling:
+            logits[..., keys:] = number
+        return torch.softmax(logits, -1, out=self.scratch.take("weights", *logits.shape))
 
 
 class Recomputed(torch.autograd.Function):
@@ -105,14 +187,13 @@ class Recomputed(torch.autograd.Function):
         by_tables, *by_shared = (torch.zeros_like(x) for x in (tables, *shared))
         places, scratch = tables.detach().requires_grad_(ctx.needs_input_grad[6]), Scratch(q)
         for part in _parts(q):
-            keys, values, extra = _items(k, part), _items(v, part), _extra(beyond, len(q), part)
-            by_keys, by_values = torch.zeros_like(keys), torch.zeros_like(values)
+            extra = _extra(beyond, len(q), part)
+            shown = Shown(_items(k, part), _items(v, part), places, extra, ctx.grid, scratch)
+            by_keys, by_values = torch.zeros_like(shown.keys), torch.zeros_like(shown.values)
             size = k[part].shape[:2]
             for first, queries in _row_parts(q, ctx.grid):
                 some, by_rows = _items(q, part, queries), _items(by_out, part, queries)
-                by_some, by_others = _some_rows_backward(
-                    by_rows, by_keys, by_values, some, keys, values, places, extra, ctx.grid, first, scratch
-                )
+                by_some, by_others = shown.backward(some, first, by_rows, by_keys, by_values)
                 by_q[part][:, :, queries] = by_some.view(*size, -1, q.shape[-1])
                 for total, by_other in zip(by_shared, by_others, strict=False):
                     total[part[1]] += by_other.view(*size, q.shape[-1]).sum(0)
@@ -120,91 +201,6 @@ class Recomputed(torch.autograd.Function):
                     by_tables += by_others[-1]
             by_k[part], by_v[part] = by_keys.view(*size, *k.shape[2:]), by_values.view(*size, *k.shape[2:])
         return None, None, None, by_q, by_k, by_v, by_tables if places.requires_grad else None, *by_shared
-
-
-def _some_rows(
-    q: Items,
-    k: Items,
-    v: Items,
-    tables: Tables,
-    beyond: Beyond | None,
-    grid: tuple[int, int],
-    first: int,
-    scratch: Scratch,
-) -> Items:
-    """The formula for queries of whole rows, from row ``first`` on."""
-    weights = _weights(q, k, _biases(q, tables, beyond, grid, first), scratch)
-    if beyond is None:
-        return torch.bmm(weights, v)
-    return torch.bmm(weights[..., :-1], v).add_(weights[..., -1:] * beyond.value)
-
-
-def _some_rows_backward(
-    by_rows: Items,
-    by_k: Items,
-    by_v: Items,
-    q: Items,
-    k: Items,
-    v: Items,
-    tables: Tables,
-    beyond: Beyond | None,
-    grid: tuple[int, int],
-    first: int,
-    scratch: Scratch,
-) -> tuple[Items, list[Tensor]]:
-    """Gradients of ``_some_rows``: added to those of keys and values; returned of the rest.
-
-    With weights p of the logits, those of the logits are p · (by p - Σ p · by p). Only the biases, which are small, are
-    differentiated by PyTorch.
-
-    Returns:
-        That of the queries; then those of the extra key, of its value, and of the tables, as far as there are any.
-    """
-    scale, keys = q.shape[-1] ** -0.5, k.shape[1]
-    asked = q.detach().requires_grad_()
-    leaves = [asked, *([] if beyond is None else [beyond.key.requires_grad_()])]
-    leaves += [tables] if tables.requires_grad else []
-    with torch.enable_grad():
-        biases = _biases(asked, tables, beyond, grid, first)
-    weights = _weights(q, k, [bias.detach() for bias in biases], scratch)
-    by_v.baddbmm_(weights[..., :keys].mT, by_rows)
-    by_weights = scratch.take("by weights", *weights.shape)
-    torch.bmm(by_rows, v.mT, out=by_weights[..., :keys])
-    if beyond is not None:
-        torch.sum(by_rows * beyond.value, -1, out=by_weights[..., -1])
-    by_logits = scratch.take("logits", *weights.shape)
-    torch._softmax_backward_data(by_weights, weights, -1, weights.dtype, grad_input=by_logits)
-    by_products = by_logits[..., :keys]
-    by_k.baddbmm_(by_products.mT, q, alpha=scale)
-    by_pairs = by_products.view(*biases[0].shape[:3], *grid)
-    by_biases = [by_pairs.sum(-1), by_pairs.sum(-2), by_logits[..., keys:]][: len(biases)]
-    by_asked, *others = torch.autograd.grad(biases, leaves, by_biases)
-    if beyond is not None:
-        others.insert(1, (weights[..., -1:] * by_rows).sum(1))
-    return by_asked.baddbmm_(by_products, k, alpha=scale), others
-
-
-def _biases(q: Items, tables: Tables, beyond: Beyond | None, grid: tuple[int, int], first: int) -> Sequence[Tensor]:
-    """What is added to logits, towards each row and towards each column; then the logit of the extra key."""
-    (height, width), scale = grid, q.shape[-1] ** -0.5
-    down, across = terms(q, tables, whole(grid, beyond), width, first)
-    if beyond is None:
-        return down, across
-    filling = scale * (q * beyond.key).sum(-1) + filling_weight(down, across, grid).flatten(1, 2)
-    return down[..., :height], across[..., :width], filling[..., None]
-
-
-def _weights(q: Items, k: Items, biases: Sequence[Tensor], scratch: Scratch) -> Float[Tensor, "items queries keys"]:
-    """Soft-max of the logits of all keys, the extra one last."""
-    down, across, *filling = biases
-    keys = k.shape[1]
-    logits = scratch.take("logits", *q.shape[:2], keys + len(filling))
-    products = logits[..., :keys]
-    torch.add(down[..., None], across[..., None, :], out=products.view(*down.shape, across.shape[-1]))
-    products.baddbmm_(q, k.mT, alpha=q.shape[-1] ** -0.5)
-    for number in filling:
-        logits[..., keys:] = number
-    return torch.softmax(logits, -1, out=scratch.take("weights", *logits.shape))
 
 
 def _parts(q: Heads) -> Iterator[Part]:
