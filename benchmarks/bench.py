@@ -31,7 +31,7 @@ import official
 import peers
 import torch
 from models import MA_SAM, MED_SA, SAM, Shelf, Wanted, predictor
-from table import HEAD, TOLERANCE, Goal, Row, cells, judged, line, ratios, record, recorded, worse, write_page
+from table import HEAD, TOLERANCE, Goal, Row, cells, judged, line, ratios, record, recorded, verdict, worse, write_page
 
 from voxelsam.backbones import VARIANTS
 from voxelsam.nn.products import Plain, fastest
@@ -423,7 +423,7 @@ def estimated(work: str, setting: Setting) -> list[Row]:
         rows[-1].note = f"estimated: {told['seconds_estimate']:.3g} s, {told['memory_estimate'] / 1e6:.0f} MB"
         rows[-1].goals = [
             f"{'time' if key == 'seconds' else key} estimated within {bar:.0%}: "
-            f"{'met' if abs(off[key]) <= bar else 'NOT MET'} ({off[key]:+.0%})"
+            f"{verdict(abs(off[key]) <= bar, f'{off[key]:+.0%}')}"
             for key, bar in WITHIN.items()
         ]
     return rows
@@ -455,10 +455,10 @@ def start(work: str, setting: Setting) -> list[Row]:
         row.note = f"loads {', '.join(loaded)}" if loaded else "loads neither torch nor monai nor lightning"
         if name == "voxelsam --help":
             met = row.seconds <= 0.3 and not loaded
-            row.goals.append(f"≤ 0.3 s without torch: {'met' if met else 'NOT MET'} ({row.seconds:.2f} s)")
+            row.goals.append(f"≤ 0.3 s without torch: {verdict(met, f'{row.seconds:.2f} s')}")
         if name == "what predict imports":
             met = not {"monai", "lightning", "peft"} & set(loaded)
-            row.goals.append(f"neither monai nor lightning nor peft: {'met' if met else 'NOT MET'}")
+            row.goals.append(f"neither monai nor lightning nor peft: {verdict(met)}")
     return rows
 
 
@@ -468,9 +468,7 @@ def grown(work: str, setting: Setting, *, of: str) -> list[Row]:
     rows = [Row(work, f"{point.at:g} {curve.axis}", point.seconds, point.memory) for point in curve.points]
     for fact in curve.facts():
         reached = f"{fact.value:.2f} {fact.unit}".strip()
-        rows[-1].goals.append(
-            f"{fact.words} ≤ {fact.bar:g}: {'met' if fact.value <= fact.bar else 'NOT MET'} ({reached})"
-        )
+        rows[-1].goals.append(f"{fact.words} ≤ {fact.bar:g}: {verdict(fact.value <= fact.bar, reached)}")
         if fact.steady:
             rows[-1].ratios[fact.words] = 1 / fact.value
     return rows

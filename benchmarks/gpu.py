@@ -27,6 +27,7 @@ import official
 import peers
 import torch
 from models import MA_SAM, SAM, Shelf, Wanted
+from table import verdict
 
 from voxelsam.backbones import VARIANTS
 from voxelsam.bundle import Bundle
@@ -311,12 +312,12 @@ def goals(done: dict[str, Any]) -> dict[str, str]:
         "volume in bf16: 10 times the official loop": (volume, 10.0),
     }
     told = {
-        words: "not measured" if value is None else f"{'met' if value >= bar else 'NOT MET'} ({value:.2f})"
+        words: "not measured" if value is None else verdict(value >= bar, f"{value:.2f}")
         for words, (value, bar) in reached.items()
     }
     memory = step.get("peak_with_weights")
     words = "a training step of ViT-H in 16 GB"
-    told[words] = f"{'met' if memory <= 16e9 else 'NOT MET'} ({memory / 1e9:.1f} GB)" if memory else "not measured"
+    told[words] = verdict(memory <= 16e9, f"{memory / 1e9:.1f} GB") if memory else "not measured"
     return told
 
 

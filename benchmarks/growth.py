@@ -95,12 +95,10 @@ def slices(shelf: Shelf, *, small: bool, rounds: int, ends: bool) -> Curve:
 
 def scanned(count: int, size: int) -> dict[str, Any]:
     """Seconds and growth of memory of one prediction, in the process that is there for it."""
-    from voxelsam.infer.predictor import Predictor
-
     torch.set_num_threads(1)
     method = MA_SAM | {"rank": 4, "width": 16}
     wanted = Wanted("sam-tiny", (size, size), method, stride=5)
-    ready = Predictor(Shelf(Path()).bundle(wanted), device="cpu")
+    ready = predictor(Shelf(Path()), wanted)
     ready(models.scan(wanted.size, 5))
     base = measure.begin("cpu")
     scan = models.scan(wanted.size, count)

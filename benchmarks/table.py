@@ -62,7 +62,12 @@ def judged(goal: Goal, reached: float | None) -> str:
     met = reached <= goal.bar if goal.of in ("difference", "size") else reached >= goal.bar
     told = {"difference": f"{reached:.1e}", "equal": f"{reached:.4%}", "size": f"{reached:.2f} MB"}
     shown = told.get(goal.of, f"{reached:.2f} ×")
-    return f"{words}: {'met' if met else 'NOT MET'} ({shown})"
+    return f"{words}: {verdict(met, shown)}"
+
+
+def verdict(met: bool, shown: str = "") -> str:
+    """Whether a goal is met, and what was reached."""
+    return f"{'met' if met else 'NOT MET'}{f' ({shown})' if shown else ''}"
 
 
 HEAD = ("work", "way", "CPU s", "× faster", "peak MB", "× less", "difference", "goals", "note")

@@ -6,7 +6,6 @@ products are kept as they come before GELU, and nothing else.
 Convention: tokens are rows; ``lin1`` and ``lin2`` are weights of ``nn.Linear``, ``out in``.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -30,11 +29,12 @@ class FrozenMlp(torch.autograd.Function):
     def forward(ctx: Any, x: Rows, weight1: Weight, bias1: Bias, weight2: Weight, bias2: Bias) -> Rows:
         """As many channels as ``weight2`` gives."""
         hidden, out = x.new_empty(len(x), len(weight1)), x.new_empty(len(x), len(weight2))
-        active = torch.empty_like(hidden[: _at_a_time(x)])
-        for some in _parts(x):
-            torch.addmm(bias1, x[some], weight1.T, out=hidden[some])
-            torch.ops.aten.gelu.out(hidden[some], out=active[: len(hidden[some])])
-            torch.addmm(bias2, active[: len(hidden[some])], weight2.T, out=out[some])
+        step = _at_a_time(x)
+        active = torch.empty_like(hidden[:step])
+        for part, kept, made in zip(*(torch.split(tensor, step) for tensor in (x, hidden, out)), strict=True):
+            torch.addmm(bias1, part, weight1.T, out=kept)
+            torch.ops.aten.gelu.out(kept, out=active[: len(kept)])
+            torch.addmm(bias2, active[: len(kept)], weight2.T, out=made)
         ctx.save_for_backward(hidden, weight1, weight2)
         return out
 
@@ -44,19 +44,15 @@ class FrozenMlp(torch.autograd.Function):
         """The gradient of the tokens."""
         hidden, weight1, weight2 = ctx.saved_tensors
         by_x = by_out.new_empty(len(by_out), weight1.shape[1])
-        by_hidden = torch.empty_like(hidden[: _at_a_time(by_out)])
-        for some in _parts(by_out):
-            share = by_hidden[: len(by_out[some])]
-            torch.mm(by_out[some], weight2, out=share)
-            torch.ops.aten.gelu_backward.grad_input(share, hidden[some], grad_input=share)
-            torch.mm(share, weight1, out=by_x[some])
+        step = _at_a_time(by_out)
+        by_hidden = torch.empty_like(hidden[:step])
+        for part, kept, made in zip(*(torch.split(tensor, step) for tensor in (by_out, hidden, by_x)), strict=True):
+            share = torch.mm(part, weight2, out=by_hidden[: len(part)])
+            torch.ops.aten.gelu_backward.grad_input(share, kept, grad_input=share)
+            torch.mm(share, weight1, out=made)
         return by_x, None, None, None, None
 
 
 def _at_a_time(x: Rows) -> int:
-    return min(len(x), AT_A_TIME) if x.device.type == "cpu" else len(x)
-
-
-def _parts(x: Rows) -> Iterator[slice]:
-    step = max(1, _at_a_time(x))
-    return (slice(first, first + step) for first in range(0, len(x), step))
+    """Tokens at a time; at least one."""
+    return max(1, min(len(x), AT_A_TIME) if x.device.type == "cpu" else len(x))

@@ -16,6 +16,7 @@ a preparation of its own (``voxelsam.nn.prepared_decoder``).
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Float
@@ -99,12 +100,13 @@ class ReadyMlp(nn.Module):
         if not _in_parts(x):
             y: Tensor = self.lin2(self.lin1(x))
             return y
-        y, hidden = torch.empty_like(x, dtype=self.lin2.gives), _room(self.lin1, x)
-        for part, place in _tiles(WIDE, x, y):
-            made = self.lin2.at(self.lin1.at(part, _first(hidden, part)), place)
-            if made is not place:
-                place.copy_(made)
-        return y
+        hidden = _room(self.lin1, x)
+
+        def of(part: Some, place: Place) -> Some:
+            return self.lin2.at(self.lin1.at(part, _first(hidden, part)), place)
+
+        tokens = x.flatten(0, -2)
+        return _made(of, tokens, torch.empty_like(tokens, dtype=self.lin2.gives)).view(x.shape)
 
     def add_to(self, stream: Tokens, norm: nn.Module) -> None:
         """Adds what it makes of the normed residual stream, in place and a part at a time.
@@ -181,9 +183,8 @@ class ReadyAttention(Attention):
     def __init__(self, attention: Attention, arithmetic: Arithmetic) -> None:
         nn.Module.__init__(self)
         self.heads = attention.heads
-        self.products = {"qkv": arithmetic.linear(attention.qkv), "proj": arithmetic.linear(attention.proj)}
-        for name, product in self.products.items():
-            self.add_module(name, product)
+        for name, layer in (("qkv", attention.qkv), ("proj", attention.proj)):
+            self.add_module(name, arithmetic.linear(layer))
         self.rel_pos_h, self.rel_pos_w = attention.rel_pos_h, attention.rel_pos_w
 
     def forward(
@@ -205,6 +206,10 @@ class ReadyAttention(Attention):
             seen[some] = super().forward(qkv[some], window, filling, resample=resample, relative=relative)
         return seen
 
+    def product(self, name: str) -> Product:
+        """``qkv`` or ``proj``."""
+        return cast("Product", self.get_submodule(name))
+
     def add_to(
         self,
         stream: Tokens,
@@ -220,7 +225,7 @@ class ReadyAttention(Attention):
             window: See ``Attention``.
             filling: See ``Attention``.
         """
-        views, into, out = list(_views(stream, window)), self.products["qkv"], self.products["proj"]
+        views, into, out = list(_views(stream, window)), self.product("qkv"), self.product("proj")
         tokens, channels = views[0].shape[:-1].numel(), stream.shape[-1]
         room, place = into.room(tokens), _room(out, views[0])
         if room is None and tokens > WIDE:
@@ -262,12 +267,11 @@ class ReadyBlock(Block):
 
     def _attended(self, block: int, x: Tokens, stack: Stack, adaptation: EncoderAdaptation) -> Tokens:
         """The residual stream after attention."""
-        attention = self.get_submodule("attn")
+        attention, attend = self.get_submodule("attn"), BlockAttention(self, block, adaptation)
         if not (_in_parts(x) and isinstance(attention, ReadyAttention) and _leaves("attention", adaptation)):
-            attend = BlockAttention(self, block, adaptation)
             stream: Tokens = self.plus(x, adaptation.attention(block, attend, self.norm1(x), stack))
             return stream
-        product = attention.products["qkv"]
+        product = attention.product("qkv")
 
         def project(tokens: Some, place: Place) -> Float[Tensor, "n three_channels"]:
             normed = self.norm1(tokens)
@@ -276,10 +280,7 @@ class ReadyBlock(Block):
             changed = adaptation.qkv(block, given, normed[None, None])
             return qkv if changed is given else changed[0, 0]
 
-        filling = None
-        if self.window and any(size % self.window for size in x.shape[1:3]):
-            token = x.new_zeros(1, 1, 1, x.shape[-1], dtype=product.gives)
-            filling = adaptation.qkv(block, product(token), token).flatten()
+        filling = attend.filling(x, x.shape[1:3], self.window)
         attention.add_to(x, project, self.window, filling)
         return x
 

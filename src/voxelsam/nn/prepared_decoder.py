@@ -87,7 +87,7 @@ class ReadyTransformer(TwoWayTransformer):
         return self.norm_final_attn(tokens), image
 
 
-class ReadyTwoWayBlock(nn.Module):
+class ReadyTwoWayBlock(TwoWayBlock):
     """A two-way block that changes the image in its place.
 
     Args:
@@ -95,7 +95,7 @@ class ReadyTwoWayBlock(nn.Module):
     """
 
     def __init__(self, block: TwoWayBlock) -> None:
-        super().__init__()
+        nn.Module.__init__(self)
         self.first = block.first
         self.self_attn, self.norm1 = block.self_attn, block.norm1
         self.cross_attn_token_to_image = ReadySlimAttention(block.cross_attn_token_to_image)
@@ -111,16 +111,11 @@ class ReadyTwoWayBlock(nn.Module):
         image_pe: Places,
         prompts: EncodedPrompts,
         adaptation: DecoderAdaptation,
-        beside: Pixels,
+        beside: Pixels | None = None,
     ) -> tuple[Prompts, Pixels]:
         """Tokens and image after this block, see ``TwoWayBlock``; ``beside`` is overwritten."""
-        placed = tokens if self.first else tokens + token_pe
-        seen = self.self_attn(placed, placed, tokens)
-        tokens = self.norm1(seen if self.first else tokens + seen)
         located = torch.add(image, image_pe, out=beside)
-        seen = self.cross_attn_token_to_image(tokens + token_pe, located, image)
-        tokens = self.norm2(tokens + adaptation.from_image(layer, seen, prompts))
-        tokens = self.norm3(tokens + adaptation.mlp(layer, self.mlp, tokens, prompts))
+        tokens = self._asked(layer, tokens, located, image, token_pe, prompts, adaptation)
         seen = self.cross_attn_image_to_token(located, tokens + token_pe, tokens, out=beside)
         if adaptation is UNADAPTED:
             image.add_(seen)

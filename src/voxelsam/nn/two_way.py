@@ -88,17 +88,30 @@ class TwoWayBlock(nn.Module):
             prompts: Handed on to the adaptation.
             adaptation: The method, or one that does nothing.
         """
+        located = image + image_pe
+        tokens = self._asked(layer, tokens, located, image, token_pe, prompts, adaptation)
+        seen = self.cross_attn_image_to_token(located, tokens + token_pe, tokens)
+        return tokens, self.norm4(adaptation.to_image(layer, image, seen, prompts))
+
+    def _asked(
+        self,
+        layer: int,
+        tokens: Prompts,
+        located: Pixels,
+        image: Pixels,
+        token_pe: Prompts,
+        prompts: EncodedPrompts,
+        adaptation: DecoderAdaptation,
+    ) -> Prompts:
+        """The tokens after this block; ``located`` is the image with its positions."""
         if self.first:
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
             placed = tokens + token_pe
             tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens))
-        located = image + image_pe
         seen = self.cross_attn_token_to_image(tokens + token_pe, located, image)
         tokens = self.norm2(tokens + adaptation.from_image(layer, seen, prompts))
-        tokens = self.norm3(tokens + adaptation.mlp(layer, self.mlp, tokens, prompts))
-        seen = self.cross_attn_image_to_token(located, tokens + token_pe, tokens)
-        return tokens, self.norm4(adaptation.to_image(layer, image, seen, prompts))
+        return self.norm3(tokens + adaptation.mlp(layer, self.mlp, tokens, prompts))  # type: ignore[no-any-return]
 
 
 class TwoWayTransformer(nn.Module):

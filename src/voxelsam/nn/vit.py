@@ -6,7 +6,7 @@ zeros after the first norm, unless a method asks for other tokens. What fills th
 (``voxelsam.nn.positions.Beyond``); no other work is done for it.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from einops import rearrange
@@ -184,8 +184,7 @@ class BlockAttention:
         qkv = self._projected(x)
         if arrange is not None:
             qkv = arrange(qkv)
-        reaches_over = side and any(size % side for size in qkv.shape[1:3])
-        token = self._filling(x, filling) if reaches_over else None
+        token = self.filling(x, qkv.shape[1:3], side, filling)
         y: Tensor = self.block.attn(qkv, side, token, resample=window is not None, relative=relative)
         return y
 
@@ -195,8 +194,19 @@ class BlockAttention:
             self._kept = (x, self.adaptation.qkv(self.index, self.block.attn.qkv(x), x))
         return self._kept[1]
 
-    def _filling(self, x: Tokens, filling: Float[Tensor, " channels"] | None) -> Float[Tensor, " three_channels"]:
-        """The same of the filling token, by itself."""
+    def filling(
+        self, x: Tokens, grid: Sequence[int], window: int, filling: Float[Tensor, " channels"] | None = None
+    ) -> Float[Tensor, " three_channels"] | None:
+        """The same of the filling token, by itself; None where windows fit.
+
+        Args:
+            x: Of the kind of the tokens.
+            grid: Tokens along height and width.
+            window: Tokens per side of a window; 0 for none.
+            filling: The token; None for zeros.
+        """
+        if not window or not any(size % window for size in grid):
+            return None
         token = (x.new_zeros(x.shape[-1]) if filling is None else filling.to(x.dtype)).expand(1, 1, 1, -1)
         return self.adaptation.qkv(self.index, self.block.attn.qkv(token), token).flatten()
 
